@@ -1,0 +1,130 @@
+"""`prune2deploy.toml`: the model, the data, the workload and the target, said once."""
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+import tomli_w
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from prune2deploy.errors import InputError
+from prune2deploy.files import Record, first_problem, write_text
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PROJECT_FILE = "prune2deploy.toml"
+
+
+class WorkloadPoint(Record):
+    """One input shape that the deployed model will see, and how much it counts."""
+
+    batch: int = Field(1, ge=1, le=4096)
+    seq_len: int | None = Field(None, ge=1, le=131_072, description="None where the input fixes it (images)")
+    weight: float = Field(1.0, gt=0)
+
+    def __str__(self) -> str:
+        return f"batch {self.batch}" + (f" × {self.seq_len}" if self.seq_len else "")
+
+    def same_shape(self, other: "WorkloadPoint") -> bool:
+        """Whether both have the same batch and sequence length, whatever their weights."""
+        return (self.batch, self.seq_len) == (other.batch, other.seq_len)
+
+
+class DataSettings(Record):
+    """Where the samples are and what their columns are called."""
+
+    path: str
+    calibration: str = "train"
+    evaluation: str = "validation"
+    columns: dict[str, str] = Field(default_factory=dict)
+    max_length: int | None = Field(None, ge=2, le=131_072)
+
+
+class CalibrationSettings(Record):
+    """How many samples the pruning statistics are taken from."""
+
+    samples: int = Field(2048, ge=8)
+    seed: int = Field(0, ge=0)
+
+
+class Target(Record):
+    """What the model is pruned for."""
+
+    device: Literal["cpu", "gpu"] = "cpu"
+    runtime: Literal["onnxruntime"] = "onnxruntime"
+    precision: Literal["fp32"] = "fp32"
+    threads: int | None = Field(None, ge=1, le=1024, description="None: one a physical core that we may use")
+
+
+class Project(Record):
+    """Everything the stages need to know; paths are relative to `root`."""
+
+    model: str
+    task: str
+    data: DataSettings
+    workload: list[WorkloadPoint] = Field(default_factory=lambda: [WorkloadPoint()], min_length=1)
+    target: Target = Field(default_factory=Target)
+    calibration: CalibrationSettings = Field(default_factory=CalibrationSettings)
+    root: Path = Field(default_factory=Path.cwd, exclude=True)
+
+    @field_validator("model")
+    @classmethod
+    def _named(cls, model: str) -> str:
+        if not model.strip():
+            raise ValueError("empty; give a model directory or a hub id")
+        return model
+
+    @model_validator(mode="after")
+    def _distinct_points(self) -> "Project":
+        for index, point in enumerate(self.workload):
+            if any(point.same_shape(other) for other in self.workload[:index]):
+                raise ValueError(f"workload: {point} is given twice; give it once, with the sum of the weights")
+        return self
+
+    def resolve(self, path: str | Path) -> Path:
+        """`path` as seen from the project file."""
+        return self.root / Path(path).expanduser()
+
+    @property
+    def profiles(self) -> Path:
+        """Where this project's latency tables are kept."""
+        return self.root / "profiles"
+
+    @property
+    def state(self) -> Path:
+        """Where interrupted work is kept, so that it can go on."""
+        return self.root / ".prune2deploy"
+
+
+def load_project(path: Path | None = None) -> Project:
+    """Read the project file (default: `prune2deploy.toml` here); raises InputError when it cannot be used."""
+    path = path or Path(PROJECT_FILE)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"no {path} here: write one with `prune2deploy init MODEL --data DATA`"
+        ) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    return project_from(values, path.absolute().parent, str(path))
+
+
+def project_from(values: dict, root: Path, where: str) -> Project:
+    """Validate `values`; raises InputError naming `where`."""
+    try:
+        return Project.model_validate({**values, "root": root})
+    except ValidationError as error:
+        raise InputError(f"{where}: {first_problem(error)}") from None
+
+
+def save_project(project: Project, path: Path) -> None:
+    """Write `project` as TOML; raises InputError where the file exists."""
+    if path.exists():
+        raise InputError(f"{path} already exists: edit it, or remove it to start again")
+    values = project.model_dump(mode="json", exclude_none=True)
+    header = "# What prune2deploy works on. Options on the command line win over what is written here.\n\n"
+    write_text(path, header + tomli_w.dumps(values))

@@ -1,0 +1,46 @@
+"""Errors that a user can cause.
+
+Each message is one line: what is wrong, where, and what to do. The command line prints it and exits with `exit_code`.
+"""
+
+
+class Prune2DeployError(Exception):
+    """Root of every error this package raises on purpose."""
+
+    exit_code = 2
+
+
+class InputError(Prune2DeployError):
+    """Something the user gave (a file, an option, a model, data) cannot be used."""
+
+
+class MissingPackageError(Prune2DeployError):
+    """An optional package is not installed."""
+
+    def __init__(self, package: str, extra: str):
+        super().__init__(
+            f"{package} is not installed, and this step needs it: pip install 'prune2deploy[{extra}]'"
+        )
+
+
+class UnreachableBudgetError(Prune2DeployError):
+    """The budget is below what removing everything removable would reach."""
+
+    def __init__(self, budget: float, reachable: float, unit: str = "ms"):
+        self.reachable = reachable
+        super().__init__(
+            f"a budget of {budget:.4g} {unit} is out of reach: with every block removed the model still takes "
+            f"{reachable:.4g} {unit}; ask for at least that, or choose a smaller workload"
+        )
+
+
+class UnstableMeasurementError(Prune2DeployError):
+    """The machine is too noisy to measure on."""
+
+    exit_code = 1
+
+
+class CheckFailedError(Prune2DeployError):
+    """A result does not keep its promise, so it is not presented as done."""
+
+    exit_code = 1

@@ -1,0 +1,1 @@
+"""From a pruned model to a package that a server loads."""

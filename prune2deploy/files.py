@@ -1,0 +1,108 @@
+"""Reading and writing files so that nothing half-written is ever seen and nothing foreign is ever trusted."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from prune2deploy.errors import InputError
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class Record(BaseModel):
+    """Base of everything we store as JSON: unknown keys are refused, values are validated, NaN is no number."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+def read_record(path: Path, record: type[ModelT], what: str) -> ModelT:
+    """Parse the JSON file at `path`; raises InputError with the first thing that is wrong with it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such {what}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: this {what} cannot be read: {error}") from None
+    try:
+        return record.model_validate_json(text)
+    except ValidationError as error:
+        raise InputError(f"{path}: not a valid {what}: {first_problem(error)}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first problem that pydantic found, on one line."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    return f"{where}: {problem['msg']}" if where else str(problem["msg"])
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` in one step: readers see the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_record(path: Path, record: BaseModel) -> None:
+    """Write `record` as JSON that a person can read and diff."""
+    write_text(path, pretty_json(record.model_dump(mode="json", exclude_none=True)) + "\n")
+
+
+def pretty_json(value: object, indent: int = 0) -> str:
+    """JSON with one key a line, but lists of plain values kept on a line, so that tables stay readable."""
+    pad = "  " * (indent + 1)
+    if isinstance(value, dict) and value:
+        rows = [f"{pad}{json.dumps(key)}: {pretty_json(item, indent + 1)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(rows) + "\n" + "  " * indent + "}"
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        rows = [pad + pretty_json(item, indent + 1) for item in value]
+        return "[\n" + ",\n".join(rows) + "\n" + "  " * indent + "]"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def refuse_existing(target: Path) -> None:
+    """Raise InputError where `target` exists: what stands there may be somebody's work."""
+    if target.exists():
+        raise InputError(f"{target} already exists: remove it, or name another place with --out")
+
+
+@contextmanager
+def staged_directory(target: Path) -> Iterator[Path]:
+    """A directory to fill, which becomes `target` when the block ends well and vanishes when it does not.
+
+    Raises InputError where `target` already exists.
+    """
+    refuse_existing(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left behind by a killed process
+    partial.mkdir()
+    try:
+        yield partial
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of one file, or of a directory's file names and contents."""
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):
+            digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\n".encode())
+        return digest.hexdigest()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

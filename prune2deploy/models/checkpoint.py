@@ -1,0 +1,216 @@
+"""Loading dense models with care, and saving and loading shrunk ones."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from prune2deploy.errors import InputError
+from prune2deploy.files import Record, read_record, sha256_of, write_record
+from prune2deploy.models.plan import Plan
+from prune2deploy.models.registry import family_of
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+PLAN_FILE = "prune2deploy.json"
+WEIGHTS_FILE = "model.safetensors"
+# what a tokenizer or an image processor is made of: kept with the model, never code, never pickles
+PROCESSOR_PATTERNS = (
+    "tokenizer*.json", "vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
+    "spiece.model", "sentencepiece.bpe.model", "preprocessor_config.json", "processor_config.json",
+)
+
+
+class StageResult(Record):
+    """What one stage of pruning left of the model."""
+
+    stage: str
+    score: float | None = Field(None, description="task metric on the evaluation split, points")
+    standard_error: float | None = None
+    reconstruction_error: float | None = Field(
+        None, description="squared error of the last layer's output, relative to its variance, on calibration samples"
+    )
+    seconds: float = 0.0
+    notes: list[str] = Field(default_factory=list)
+
+
+class Provenance(Record):
+    """Where a pruned model comes from; enough to make it again."""
+
+    source: str
+    source_sha256: str
+    task: str
+    method: str
+    budget: str
+    budget_kind: str
+    budget_value: float
+    predicted_ms: float | None = None
+    table: str | None = None
+    table_sha256: str | None = None
+    data: str
+    calibration_samples: int
+    labels: str
+    seed: int
+    threads: int
+    versions: dict[str, str]
+    stages: list[StageResult] = Field(default_factory=list)
+
+
+class PrunedRecord(Record):
+    """`prune2deploy.json` of a pruned model directory."""
+
+    schema_version: int = Field(1, ge=1, le=1)
+    plan: Plan
+    weights_sha256: str
+    provenance: Provenance
+
+
+def resolve_model(name: str, root: Path) -> Path:
+    """The directory of model `name`: a local directory, or a hub id that is fetched into the hub's cache.
+
+    Raises InputError where there is neither.
+    """
+    local = root / Path(name).expanduser()
+    if local.is_dir():
+        return local
+    if local.exists():
+        raise InputError(f"{local} is a file; give the model's directory, with config.json and model.safetensors")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise InputError(f"{local}: no such model directory")
+    from huggingface_hub import snapshot_download
+
+    patterns = ["config.json", "*.safetensors", "*.safetensors.index.json", *PROCESSOR_PATTERNS]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # the hub client raises many kinds; each means that the model is not to be had
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"model {name!r}: no directory of that name here, and the hub did not give it: {reason[:200]}"
+        ) from None
+
+
+def load_config(directory: Path) -> "PretrainedConfig":
+    """The configuration of the model in `directory`; raises InputError when it is missing or not supported."""
+    from transformers import AutoConfig
+
+    path = directory / "config.json"
+    if not path.is_file():
+        raise InputError(f"{directory}: no config.json here; a model directory has one, beside model.safetensors")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        model_type = values["model_type"]
+    except (ValueError, OSError, KeyError, TypeError):
+        raise InputError(f"{path}: not a transformers configuration (no readable `model_type`)") from None
+    try:
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    except Exception as error:  # transformers raises whatever its validators raise
+        raise InputError(f"{path}: not usable as a {model_type} configuration: {str(error).splitlines()[0]}") from None
+    family = family_of(config)
+    architecture = (config.architectures or ["none"])[0]
+    if architecture not in family.architectures:
+        raise InputError(
+            f"{path}: the model is a {architecture}; supported for {model_type} are: {', '.join(family.architectures)}"
+            " (fine-tune it for a task first)"
+        )
+    return config
+
+
+def load_dense(directory: Path) -> "PreTrainedModel":
+    """The model in `directory`, in float32 and evaluation mode, with eager attention, which exports cleanly.
+
+    Raises InputError for anything that a model directory can be wrong in.
+    """
+    import torch
+    import transformers
+
+    config = load_config(directory)
+    if (directory / PLAN_FILE).exists():
+        raise InputError(f"{directory} holds a model that is pruned already; give the dense one")
+    weights = sorted(directory.glob("*.safetensors"))
+    if not weights:
+        others = sorted(path.name for path in directory.glob("*.bin"))
+        found = f" ({others[0]} is a pickle, which is never loaded: convert it to safetensors)" if others else ""
+        raise InputError(f"{directory}: no safetensors weights here{found}")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        model, loading = getattr(transformers, config.architectures[0]).from_pretrained(
+            directory, config=config, dtype=torch.float32, attn_implementation="eager", use_safetensors=True,
+            trust_remote_code=False, output_loading_info=True,
+        )
+    except Exception as error:  # safetensors, torch and transformers each raise their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{directory}: the weights cannot be loaded: {reason}") from None
+    if missing := sorted(loading["missing_keys"]):
+        raise InputError(f"{directory}: the weights lack {missing[0]} ({len(missing)} missing in all); is it fine-tuned?")
+    _refuse_non_finite(model, directory)
+    return model.eval().requires_grad_(False)
+
+
+def save_pruned(model: "PreTrainedModel", plan: Plan, provenance: Provenance, source: Path, directory: Path) -> None:
+    """Write the shrunk `model` into the existing `directory`: configuration, weights, processor files, plan."""
+    from safetensors.torch import save_file
+
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+    model.config.to_json_file(directory / "config.json", use_diff=False)
+    for file in processor_files(source):
+        shutil.copy2(file, directory / file.name)
+    weights_sha256 = sha256_of(directory / WEIGHTS_FILE)
+    record = PrunedRecord(plan=plan, weights_sha256=weights_sha256, provenance=provenance)
+    write_record(directory / PLAN_FILE, record)
+
+
+def read_pruned_record(directory: Path) -> PrunedRecord:
+    """The plan and provenance of a pruned model directory; raises InputError when it is not one."""
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such directory; make one with `prune2deploy prune`")
+    if not (directory / PLAN_FILE).is_file():
+        raise InputError(f"{directory}: no {PLAN_FILE} here, so this is not a pruned model; `prune2deploy prune` makes one")
+    return read_record(directory / PLAN_FILE, PrunedRecord, "pruned model record")
+
+
+def load(directory: str | Path) -> "PreTrainedModel":
+    """The pruned model in `directory`: a working transformers model with ragged widths, in evaluation mode.
+
+    Raises InputError when the directory is not what `save_pruned` wrote.
+    """
+    import torch
+    import transformers
+    from safetensors.torch import load_file
+
+    from prune2deploy.models.surgery import shrink_
+
+    directory = Path(directory)
+    record = read_pruned_record(directory)
+    config = load_config(directory)
+    weights = directory / WEIGHTS_FILE
+    if not weights.is_file():
+        raise InputError(f"{directory}: {WEIGHTS_FILE} is missing")
+    if sha256_of(weights) != record.weights_sha256:
+        raise InputError(f"{weights}: damaged or replaced: its hash is not the one in {PLAN_FILE}")
+    record.plan.check_fits(family_of(config).signature(config))
+    config._attn_implementation = "eager"
+    with torch.random.fork_rng():  # building the skeleton draws random weights; the caller's generator is not ours
+        model = getattr(transformers, config.architectures[0])(config)
+    shrink_(model, record.plan)
+    try:
+        model.load_state_dict(load_file(weights), strict=True)
+    except Exception as error:
+        raise InputError(f"{weights}: does not fit the plan: {str(error).splitlines()[0]}") from None
+    _refuse_non_finite(model, directory)
+    return model.eval().requires_grad_(False)
+
+
+def processor_files(directory: Path) -> list[Path]:
+    """The tokenizer or image-processor files of a model directory."""
+    return sorted(file for pattern in PROCESSOR_PATTERNS for file in directory.glob(pattern) if file.is_file())
+
+
+def _refuse_non_finite(model: "PreTrainedModel", directory: Path) -> None:
+    for name, tensor in model.named_parameters():
+        if not tensor.isfinite().all():
+            raise InputError(f"{directory}: {name} holds NaN or infinite values; the checkpoint is damaged")

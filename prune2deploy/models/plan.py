@@ -1,0 +1,89 @@
+"""The kept units of every block: what the search returns, and all that is needed to shrink a model."""
+
+from collections.abc import Iterable, Mapping
+
+from pydantic import Field, field_validator, model_validator
+
+from prune2deploy.errors import InputError
+from prune2deploy.files import Record
+from prune2deploy.models.family import Block, ModelSignature
+
+
+class Plan(Record):
+    """Per block key (`"3.ffn"`) the kept units as ranges (`"0-3,7,9-10"`), so that a person can read and diff it."""
+
+    schema_version: int = Field(1, ge=1, le=1)
+    signature: ModelSignature
+    kept: dict[str, str]
+
+    @field_validator("kept")
+    @classmethod
+    def _readable(cls, kept: dict[str, str]) -> dict[str, str]:
+        for key, ranges in kept.items():
+            try:
+                units_of(ranges)
+            except ValueError as error:
+                raise ValueError(f"block {key}: {error}") from None
+        return kept
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Plan":
+        limits = {
+            f"{layer}.{kind}": units
+            for layer in range(self.signature.layers)
+            for kind, units in (("attention", self.signature.kv_heads), ("ffn", self.signature.intermediate_size))
+        }
+        if set(self.kept) != set(limits):
+            raise ValueError("the blocks do not match the model signature")
+        for key, limit in limits.items():
+            units = units_of(self.kept[key])
+            if units and units[-1] >= limit:
+                raise ValueError(f"block {key}: unit {units[-1]} is kept, but the block has only {limit}")
+        return self
+
+    @classmethod
+    def of(cls, signature: ModelSignature, kept: Mapping[Block, Iterable[int]]) -> "Plan":
+        """The plan that keeps `kept` of each block."""
+        return cls(signature=signature, kept={block.key: ranges_of(units) for block, units in kept.items()})
+
+    def units(self, block: Block) -> list[int]:
+        """The kept units of `block`, ascending."""
+        return units_of(self.kept[block.key])
+
+    def width(self, block: Block) -> int:
+        """How many units of `block` are kept."""
+        return len(self.units(block))
+
+    def widths(self, blocks: Iterable[Block]) -> dict[Block, int]:
+        """How many units of each of `blocks` are kept."""
+        return {block: self.width(block) for block in blocks}
+
+    def check_fits(self, signature: ModelSignature) -> None:
+        """Raise InputError where this plan was made for another model."""
+        if signature != self.signature:
+            raise InputError(f"this plan is for {self.signature.name}, the model is {signature.name}")
+
+
+def ranges_of(units: Iterable[int]) -> str:
+    """`[0, 1, 2, 5]` as `"0-2,5"`."""
+    runs: list[list[int]] = []
+    for unit in sorted(set(units)):
+        if runs and unit == runs[-1][1] + 1:
+            runs[-1][1] = unit
+        else:
+            runs.append([unit, unit])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def units_of(ranges: str) -> list[int]:
+    """`"0-2,5"` as `[0, 1, 2, 5]`; raises ValueError unless ascending, without repetition and of sane size."""
+    units: list[int] = []
+    for part in filter(None, ranges.split(",")):
+        first, _, last = part.partition("-")
+        if not (first.isdecimal() and (last or first).isdecimal()):
+            raise ValueError(f"{part!r} is not a unit or a range of units")
+        low, high = int(first), int(last or first)
+        if high < low or (units and low <= units[-1]) or high >= 1 << 24:
+            raise ValueError(f"{part!r} is out of order")
+        units.extend(range(low, high + 1))
+    return units

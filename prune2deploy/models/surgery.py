@@ -1,0 +1,90 @@
+"""Masking and shrinking: the same plan, once as zeroed columns and once as smaller weights."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import nn
+
+from prune2deploy.models.plan import Plan
+from prune2deploy.models.registry import blocks_of, family_of, output_projection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class PassThrough(nn.Module):
+    """Stands where the producers of a vanished block stood."""
+
+    def __init__(self, returns_pair: bool = False):
+        super().__init__()
+        self.returns_pair = returns_pair
+
+    def forward(self, hidden_states: torch.Tensor, *args: object, **kwargs: object) -> object:
+        """Return the input, in a pair with None where the caller expects attention weights."""
+        return (hidden_states, None) if self.returns_pair else hidden_states
+
+
+class BiasOnly(nn.Module):
+    """Stands where the output projection of a vanished block stood, and returns its bias (0 without one)."""
+
+    def __init__(self, projection: nn.Linear, returns_pair: bool = False):
+        super().__init__()
+        bias = projection.bias if projection.bias is not None else torch.zeros(projection.out_features)
+        self.bias = nn.Parameter(bias.detach().clone())
+        self.returns_pair = returns_pair
+
+    def forward(self, hidden_states: torch.Tensor, *args: object, **kwargs: object) -> object:
+        """Return the bias, which broadcasts over batch and sequence."""
+        return (self.bias, None) if self.returns_pair else self.bias
+
+
+def columns_of(units: Iterable[int], unit_size: int) -> torch.Tensor:
+    """Indices of the columns (or rows) that belong to `units`."""
+    first = torch.tensor(list(units), dtype=torch.long)
+    return (first[:, None] * unit_size + torch.arange(unit_size)).flatten()
+
+
+def mask_(model: "PreTrainedModel", plan: Plan) -> None:
+    """Zero, in place, the output projection's columns of every unit that `plan` drops."""
+    for block in blocks_of(model):
+        dropped = sorted(set(range(block.units)) - set(plan.units(block)))
+        projection = output_projection(model, block)
+        with torch.no_grad():
+            projection.weight[:, columns_of(dropped, block.unit_size)] = 0.0
+
+
+def shrink_(model: "PreTrainedModel", plan: Plan) -> None:
+    """Remove, in place, every unit that `plan` drops; outputs equal those of the masked model."""
+    family = family_of(model.config)
+    plan.check_fits(family.signature(model.config))
+    for block in blocks_of(model):
+        layer = family.layers(model)[block.layer]
+        branch = family.branches[block.kind]
+        kept = plan.units(block)
+        if not kept:
+            family.vanish(layer, block.kind)
+            continue
+        for path in branch.producers:
+            rows_per_unit = _linear(layer, path).out_features // block.units
+            layer.set_submodule(path, _slim(_linear(layer, path), rows=columns_of(kept, rows_per_unit)))
+        columns = columns_of(kept, block.unit_size)
+        layer.set_submodule(branch.consumer, _slim(_linear(layer, branch.consumer), columns=columns))
+
+
+def _linear(layer: nn.Module, path: str) -> nn.Linear:
+    return cast(nn.Linear, layer.get_submodule(path))
+
+
+def _slim(linear: nn.Linear, rows: torch.Tensor | None = None, columns: torch.Tensor | None = None) -> nn.Linear:
+    """`linear` with only these rows (outputs) or columns (inputs)."""
+    weight, bias = linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
+    if rows is not None:
+        weight, bias = weight[rows], None if bias is None else bias[rows]
+    if columns is not None:
+        weight = weight[:, columns]
+    slim = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    slim.weight = nn.Parameter(weight.clone())
+    if bias is not None:
+        slim.bias = nn.Parameter(bias.clone())
+    return slim

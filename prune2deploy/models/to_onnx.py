@@ -1,0 +1,80 @@
+"""From a PyTorch module to an ONNX file with named dynamic dimensions."""
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prune2deploy.errors import CheckFailedError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+OPSET = 18  # TensorRT 11 cannot build opset 23's native Attention yet (docs/measuring.md)
+
+
+def to_onnx(
+    module: "nn.Module",
+    inputs: "Mapping[str, torch.Tensor]",
+    axes: Mapping[str, Mapping[int, str]],
+    limits: Mapping[str, int],
+    output: str,
+    path: Path,
+) -> None:
+    """Export `module(inputs=inputs)`, which returns one tensor, to `path`.
+
+    Args:
+        module: in evaluation mode.
+        inputs: example inputs by name, in the order of the graph's inputs; free axes should be larger than 1.
+        axes: per input, the axes that stay free and their names.
+        limits: the largest size of each named axis that the model can take.
+        output: the name of the output.
+        path: the file to write; it is complete or absent.
+
+    Raises:
+        CheckFailedError: the exported graph is not valid ONNX.
+    """
+    import onnx
+    import torch
+
+    dims = {name: torch.export.Dim(name, min=1, max=limit) for name, limit in limits.items()}
+    dynamic = {name: {axis: dims[dim] for axis, dim in axes.get(name, {}).items()} for name in inputs}
+    with _quiet():
+        program = torch.onnx.export(
+            module, (), kwargs={"inputs": dict(inputs)}, dynamic_shapes={"inputs": dynamic}, input_names=list(inputs), output_names=[output],
+            opset_version=OPSET, dynamo=True, verbose=False,
+        )
+        assert program is not None
+        graph = program.model_proto
+    for node in graph.graph.node:
+        del node.metadata_props[:]  # the exporter writes source paths of this machine into every node
+    for value in [*graph.graph.value_info, *graph.graph.input, *graph.graph.output, *graph.graph.initializer]:
+        del value.metadata_props[:]
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        onnx.save(graph, partial)
+        onnx.checker.check_model(str(partial), full_check=True)
+        os.replace(partial, path)
+    except onnx.checker.ValidationError as error:
+        raise CheckFailedError(f"the exported graph is not valid ONNX: {str(error).splitlines()[0]}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints, logs and warns about things that a user can do nothing about."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

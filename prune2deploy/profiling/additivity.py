@@ -1,0 +1,111 @@
+"""Is the whole the sum of its blocks? Fit the fixed part on whole models, then test on plans not seen."""
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prune2deploy.config import WorkloadPoint
+from prune2deploy.models.family import KINDS, Block, Kind
+from prune2deploy.models.plan import Plan
+from prune2deploy.models.registry import blocks_of, family_of
+from prune2deploy.profiling.table import Curve
+from prune2deploy.progress import Progress
+from prune2deploy.runtimes.base import Engine, Runtime
+from prune2deploy.runtimes.measure import Timing, interleaved
+from prune2deploy.tasks.base import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FITTED = 4  # random plans that the fixed part is fitted on, beside the dense and the empty model
+UNSEEN = 6  # random plans that the table is tested on
+ROUNDS = 40
+Widths = dict[Block, int]
+
+
+class WholeModels:
+    """Whole models of random plans, built once and timed at every workload point. The first is the dense one."""
+
+    def __init__(
+        self, model: "PreTrainedModel", task: Task, runtime: Runtime, grids: dict[Kind, list[int]], directory: Path,
+        progress: Progress, seed: int,
+    ):
+        from prune2deploy.exporting.onnx_model import export_onnx
+        from prune2deploy.models.surgery import shrink_
+
+        self.task = task
+        self.blocks = blocks_of(model)
+        self.progress = progress
+        self.plans = random_plans(self.blocks, grids, FITTED + UNSEEN, seed)
+        signature = family_of(model.config).signature(model.config)
+        self.engines: list[Engine] = []
+        with progress.track("building whole models", len(self.plans)) as advance:
+            for index, widths in enumerate(self.plans):
+                path = directory / f"whole-{index}-{fingerprint(widths)}.onnx"
+                if not path.exists():
+                    slim = copy.deepcopy(model)
+                    shrink_(slim, Plan.of(signature, {block: range(width) for block, width in widths.items()}))
+                    export_onnx(slim, task, path)
+                self.engines.append(runtime.build(path))
+                advance()
+
+    def timings(self, point: WorkloadPoint) -> list[Timing]:
+        """Measured latency of each of `plans`, against the dense model."""
+        inputs = self.task.synthetic_inputs(point.batch, point.seq_len)
+        runs = {}
+        for index, engine in enumerate(self.engines):
+            runs[str(index)] = lambda engine=engine: engine.time_ms(inputs)
+        timings = interleaved(runs, "0", ROUNDS, self.progress, f"timing whole models at {point}")
+        return [timings[str(index)] for index in range(len(self.plans))]
+
+
+def random_plans(blocks: list[Block], grids: dict[Kind, list[int]], count: int, seed: int) -> list[Widths]:
+    """The dense plan, the empty one, and `count` random ones from light to heavy, with blocks vanished among them."""
+    rng = np.random.default_rng(seed)
+    plans: list[Widths] = [{block: block.units for block in blocks}, dict.fromkeys(blocks, 0)]
+    for index in range(count):
+        share = 0.15 + 0.75 * ((index * 7) % count) / max(1, count - 1)  # fitted and unseen plans both span the range
+        plan = {}
+        for block in blocks:
+            wanted = np.clip(rng.normal(share, 0.25), 0, 1) * block.units * (rng.random() > 0.1)
+            plan[block] = min(grids[block.kind], key=lambda width: abs(width - wanted))
+        plans.append(plan)
+    return plans
+
+
+def fingerprint(widths: Widths) -> str:
+    """A name for these widths that is short enough for a file."""
+    import hashlib
+
+    return hashlib.sha256(str(sorted((block.key, width) for block, width in widths.items())).encode()).hexdigest()[:12]
+
+
+def block_sum(widths: Widths, curves: dict[Kind, Curve]) -> float:
+    """Milliseconds of all blocks at these widths."""
+    return sum(curves[block.kind].at(width) for block, width in widths.items())
+
+
+def fit_fixed(plans: list[Widths], measured_ms: list[float], curves: dict[Kind, Curve]) -> tuple[float, float]:
+    """(fixed_ms, scale) that minimise the relative error of fixed_ms + scale · Σ blocks over `plans`.
+
+    Both come from whole models: the empty model alone misses what blocks cost each other in caches and scheduling.
+    """
+    measured = np.asarray(measured_ms)
+    columns = np.stack([np.ones(len(plans)), [block_sum(widths, curves) for widths in plans]], axis=1)
+    (fixed, scale), *_ = np.linalg.lstsq(columns / measured[:, None], np.ones(len(plans)), rcond=None)
+    return float(fixed), float(scale)
+
+
+def scaled(curve: Curve, scale: float) -> Curve:
+    """`curve` with every time multiplied by `scale`."""
+    return curve.model_copy(update={
+        "ms": [round(ms * scale, 6) for ms in curve.ms],
+        "standard_error_ms": [round(ms * scale, 6) for ms in curve.standard_error_ms],
+    })  # fmt: skip
+
+
+def widths_by_kind(widths: Widths) -> dict[Kind, list[int]]:
+    """Widths per kind in layer order, for a person to read."""
+    return {kind: [width for block, width in widths.items() if block.kind == kind] for kind in KINDS}

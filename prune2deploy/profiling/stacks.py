@@ -1,0 +1,134 @@
+"""Block graphs: one block repeated over a few of the model's own layers, as the exporter will write it.
+
+A stack keeps `width` units in every block of one kind and none in the others, so that its latency, minus that of the
+stack without any block, divided by its layers, is what one such block adds. Repetition inside one graph, with distinct
+weights, makes the difference large against call overhead and leaves the caches in the state that the model leaves.
+"""
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prune2deploy.models.family import Kind
+from prune2deploy.models.plan import Plan
+from prune2deploy.models.registry import blocks_of, family_of, layers_of
+from prune2deploy.models.to_onnx import to_onnx
+from prune2deploy.tasks.base import Arrays, Task
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
+
+LAYERS = 4  # of the model's own that a stack repeats its block over
+# two shapes for tracing: an axis is free where they differ, and its size says which one it is
+TRACE, OTHER = {"batch": 2, "sequence": 7}, {"batch": 3, "sequence": 11}
+
+
+class LayerCall:
+    """What the first layer of a model is called with: the hidden states, and everything else."""
+
+    def __init__(self, hidden: "torch.Tensor", args: tuple, kwargs: dict[str, Any]):
+        self.hidden = hidden
+        self.args = args
+        self.kwargs = kwargs
+
+    def tensors(self) -> "dict[str, torch.Tensor]":
+        """Every tensor of the call by a name that an ONNX input may have."""
+        import torch
+
+        named = {"hidden_states": self.hidden}
+        named |= {f"argument_{index}": value for index, value in enumerate(self.args) if isinstance(value, torch.Tensor)}
+        named |= {name: value for name, value in self.kwargs.items() if isinstance(value, torch.Tensor)}
+        return named
+
+    def with_tensors(self, tensors: "dict[str, torch.Tensor]") -> "tuple[tuple, dict[str, Any]]":
+        """The arguments after the hidden states, with `tensors` in the places that they were taken from."""
+        args = tuple(tensors.get(f"argument_{index}", value) for index, value in enumerate(self.args))
+        return args, {name: tensors.get(name, value) for name, value in self.kwargs.items()}
+
+
+class _Captured(Exception):  # noqa: N818 (a signal, not an error)
+    pass
+
+
+def capture(model: "PreTrainedModel", inputs: Arrays) -> LayerCall:
+    """Run `model` on `inputs` up to its first layer, and return how that is called."""
+    import torch
+
+    seen: list[LayerCall] = []
+
+    def hook(module: "nn.Module", args: tuple, kwargs: dict[str, Any]) -> None:
+        kept = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+        hidden, rest = (args[0], args[1:]) if args else (kwargs["hidden_states"], ())
+        seen.append(LayerCall(hidden, rest, kept))
+        raise _Captured
+
+    handle = layers_of(model)[0].register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+    except _Captured:
+        pass
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def make_stack(model: "PreTrainedModel", call: LayerCall, widths: dict[Kind, int]) -> "nn.Module":
+    """The first layers of `model` with every block at its kind's width, as a module of the call's tensors."""
+    from torch import nn
+
+    from prune2deploy.models.surgery import shrink_
+
+    slim = copy.deepcopy(model)
+    signature = family_of(model.config).signature(model.config)
+    shrink_(slim, Plan.of(signature, {block: range(widths[block.kind]) for block in blocks_of(model)}))
+
+    class Stack(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = layers_of(slim)[:LAYERS]
+
+        def forward(self, inputs: "dict[str, torch.Tensor]") -> "torch.Tensor":
+            args, kwargs = call.with_tensors(inputs)
+            hidden = inputs["hidden_states"]
+            for layer in self.layers:
+                hidden = layer(hidden, *args, **kwargs)
+            return hidden
+
+    return Stack().eval()
+
+
+class Stacks:
+    """Makes and keeps the stacks of one model in a directory, so that an interrupted sweep finds them again."""
+
+    def __init__(self, model: "PreTrainedModel", task: Task, directory: Path):
+        self.model = model
+        self.task = task
+        self.directory = directory
+        self.layers = min(LAYERS, len(layers_of(model)))
+        self.call = capture(model, task.synthetic_inputs(TRACE["batch"], TRACE["sequence"]))
+        other = capture(model, task.synthetic_inputs(OTHER["batch"], OTHER["sequence"])).tensors()
+        self.axes = {
+            name: {
+                axis: next(dim for dim, length in TRACE.items() if length == size)
+                for axis, (size, changed) in enumerate(zip(tensor.shape, other[name].shape, strict=True))
+                if size != changed
+            }
+            for name, tensor in self.call.tensors().items()
+        }
+
+    def path(self, widths: dict[Kind, int]) -> Path:
+        """The ONNX file of this stack, made if it is not there."""
+        path = self.directory / ("-".join(f"{kind}{width}" for kind, width in sorted(widths.items())) + ".onnx")
+        if not path.exists():
+            limits = {dim: limit for dim, limit in self.task.axis_limits().items()
+                      if any(dim in axes.values() for axes in self.axes.values())}  # fmt: skip
+            to_onnx(make_stack(self.model, self.call, widths), self.call.tensors(), self.axes, limits, "hidden", path)
+        return path
+
+    def inputs(self, batch: int, seq_len: int | None) -> Arrays:
+        """What the model itself would call its first layer with at this shape."""
+        call = capture(self.model, self.task.synthetic_inputs(batch, seq_len))
+        return {name: tensor.numpy() for name, tensor in call.tensors().items()}

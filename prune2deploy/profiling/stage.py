@@ -1,0 +1,110 @@
+"""The profile stage: from a project to a latency table in its `profiles/`."""
+
+import datetime
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+
+from prune2deploy.config import Project, WorkloadPoint
+from prune2deploy.errors import UnstableMeasurementError
+from prune2deploy.files import sha256_of, write_record
+from prune2deploy.models.checkpoint import load_dense, resolve_model
+from prune2deploy.models.registry import family_of
+from prune2deploy.profiling.additivity import (
+    FITTED,
+    WholeModels,
+    block_sum,
+    fit_fixed,
+    scaled,
+    widths_by_kind,
+)
+from prune2deploy.profiling.stacks import Stacks
+from prune2deploy.profiling.sweep import Sweep
+from prune2deploy.profiling.table import LatencyTable, PlanCheck, PointTable, refuse_noisy, table_path
+from prune2deploy.progress import Progress
+from prune2deploy.provenance import versions
+from prune2deploy.runtimes.measure import Timing
+from prune2deploy.runtimes.registry import runtime_for
+from prune2deploy.tasks.registry import task_of
+
+ATTEMPTS = 3  # measurements of one point before the machine is called too noisy
+
+
+def profile(project: Project, progress: Progress | None = None) -> tuple[LatencyTable, Path]:
+    """Measure the latency table of the project's model on this machine, and write it.
+
+    Returns the table and its path. Raises InputError where the project cannot be used here, and
+    UnstableMeasurementError where the machine is too noisy for a table that keeps its promises.
+    """
+    progress = progress or Progress()
+    start = time.monotonic()
+    runtime = runtime_for(project.target)
+    directory = resolve_model(project.model, project.root)
+    model = load_dense(directory)
+    signature = family_of(model.config).signature(model.config)
+    task = task_of(project, directory, model.config)
+
+    graphs = project.state / "graphs" / f"{signature.name}-{sha256_of(directory / 'config.json')[:8]}"
+    graphs.mkdir(parents=True, exist_ok=True)
+    units = family_of(model.config).unit_counts(model.config)
+    sweep = Sweep(Stacks(model, task, graphs), runtime, units, progress)
+    grids = attempt(lambda: sweep.grids(project.workload[0]), progress)
+    curves = [attempt(lambda point=point: sweep.curves(grids, point), progress) for point in project.workload]
+    sweep.engines.clear()  # their memory is needed for the whole models
+
+    whole = WholeModels(model, task, runtime, grids, graphs, progress, project.calibration.seed)
+    points, checks, spreads = [], [], []
+    for point, at_point in zip(project.workload, curves, strict=True):
+        timings = attempt(lambda point=point: whole.timings(point), progress)
+        spreads.append(timings[0].spread)
+        entry, unseen = fit_point(point, at_point, whole, timings)
+        points.append(entry)
+        checks.extend(unseen)
+    table = LatencyTable(
+        signature=signature, device=runtime.device(), runtime=runtime.describe(), precision=project.target.precision,
+        points=points, checks=checks, median_error=round(float(np.median([abs(check.error) for check in checks])), 5),
+        reference_spread=round(max(spreads), 5),
+        measured_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - start, 1), load_average=round(os.getloadavg()[0], 2), versions=versions(),
+    )  # fmt: skip
+    refuse_noisy(table)
+    path = table_path(project.profiles, table.device, signature, table.runtime, table.precision)
+    write_record(path, table)
+    shutil.rmtree(graphs, ignore_errors=True)
+    return table, path
+
+
+def fit_point(
+    point: WorkloadPoint, curves: dict, whole: WholeModels, timings: list[Timing]
+) -> tuple[PointTable, list[PlanCheck]]:
+    """The table of one workload point, and how well it predicts the plans it was not fitted on."""
+    fitted = 2 + FITTED  # the dense and the empty model come first
+    measured = [timing.median_ms for timing in timings]
+    fixed, scale = fit_fixed(whole.plans[:fitted], measured[:fitted], curves)
+    final = {kind: scaled(curve, scale) for kind, curve in curves.items()}
+    checks = []
+    for widths, measured_ms in zip(whole.plans[fitted:], measured[fitted:], strict=True):
+        predicted = fixed + block_sum(widths, final)
+        checks.append(PlanCheck(
+            point=str(point), widths=widths_by_kind(widths), predicted_ms=round(predicted, 4),
+            measured_ms=round(measured_ms, 4), error=round(predicted / measured_ms - 1, 5),
+        ))  # fmt: skip
+    entry = PointTable(
+        point=point, fixed_ms=round(fixed, 6), fixed_alone_ms=round(measured[1], 6), dense_ms=round(measured[0], 6),
+        block_scale=round(scale, 5), curves=final,
+    )  # fmt: skip
+    return entry, checks
+
+
+def attempt(measure, progress: Progress):  # type: ignore[no-untyped-def]
+    """Call `measure`, again where the machine was unstable, a few times; then let the error out."""
+    for last in (False,) * (ATTEMPTS - 1) + (True,):
+        try:
+            return measure()
+        except UnstableMeasurementError as error:
+            if last:
+                raise
+            progress.note(f"measuring again: {error}")

@@ -1,0 +1,188 @@
+"""The latency table: its file format, its look-ups and the checks it must pass."""
+
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from prune2deploy.config import Target, WorkloadPoint
+from prune2deploy.errors import InputError, UnstableMeasurementError
+from prune2deploy.files import Record, read_record
+from prune2deploy.models.family import KINDS, Block, Kind, ModelSignature
+from prune2deploy.models.plan import Plan
+from prune2deploy.runtimes.base import DeviceInfo, RuntimeInfo
+
+ERROR_LIMIT = 0.05  # median prediction error on unseen plans that a table may have
+
+
+class Curve(Record):
+    """Milliseconds that one block adds at each measured width; width 0 adds nothing."""
+
+    widths: list[int] = Field(min_length=2)
+    ms: list[float] = Field(min_length=2)
+    standard_error_ms: list[float] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Curve":
+        if not len(self.widths) == len(self.ms) == len(self.standard_error_ms):
+            raise ValueError("widths, ms and standard_error_ms differ in length")
+        if self.widths[0] != 0 or any(low >= high for low, high in zip(self.widths, self.widths[1:], strict=False)):
+            raise ValueError("widths must ascend from 0")
+        if self.ms[0] != 0 or min(self.ms) < 0 or min(self.standard_error_ms) < 0:
+            raise ValueError("ms must start at 0 and never be negative")
+        return self
+
+    def at(self, width: int) -> float:
+        """Milliseconds at `width`, interpolated between measured widths."""
+        return float(np.interp(width, self.widths, self.ms))
+
+
+class PointTable(Record):
+    """The curves of one workload point."""
+
+    point: WorkloadPoint
+    fixed_ms: float = Field(gt=0, description="everything that cannot be pruned, fitted on whole models")
+    fixed_alone_ms: float = Field(gt=0, description="the model with every block removed, measured alone")
+    dense_ms: float = Field(gt=0, description="the dense model, measured")
+    block_scale: float = Field(gt=0, description="what the stacks' block times were multiplied by to fit whole models")
+    curves: dict[Kind, Curve]
+
+    @model_validator(mode="after")
+    def _complete(self) -> "PointTable":
+        if set(self.curves) != set(KINDS):
+            raise ValueError("one curve for each of: " + ", ".join(KINDS))
+        return self
+
+
+class PlanCheck(Record):
+    """Prediction against measurement for a plan that the table was not fitted on."""
+
+    point: str
+    widths: dict[Kind, list[int]]
+    predicted_ms: float
+    measured_ms: float
+    error: float
+
+
+class LatencyTable(Record):
+    """`profiles/<device>/<model signature>.<runtime>.<precision>.json`."""
+
+    schema_version: int = Field(1, ge=1, le=1)
+    signature: ModelSignature
+    device: DeviceInfo
+    runtime: RuntimeInfo
+    precision: str
+    points: list[PointTable] = Field(min_length=1)
+    checks: list[PlanCheck]
+    median_error: float = Field(ge=0, description="median of |error| over the checks")
+    reference_spread: float = Field(description="interquartile range of the dense model's rounds over their median")
+    measured_at: str
+    seconds: float
+    load_average: float
+    versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _reaches_full_width(self) -> "LatencyTable":
+        for point in self.points:
+            for kind, units in (("attention", self.signature.kv_heads), ("ffn", self.signature.intermediate_size)):
+                if point.curves[kind].widths[-1] != units:  # type: ignore[index]
+                    raise ValueError(f"{point.point}: the {kind} curve does not end at the dense width {units}")
+        return self
+
+    def widths(self, kind: Kind) -> list[int]:
+        """The widths that were measured for blocks of this kind (the same at every workload point)."""
+        return self.points[0].curves[kind].widths
+
+    def block_ms(self, kind: Kind, width: int) -> float:
+        """Milliseconds that a block adds, averaged over the workload."""
+        return self._averaged([point.curves[kind].at(width) for point in self.points])
+
+    @property
+    def fixed_ms(self) -> float:
+        """Milliseconds of everything that cannot be pruned, averaged over the workload."""
+        return self._averaged([point.fixed_ms for point in self.points])
+
+    @property
+    def dense_ms(self) -> float:
+        """Measured milliseconds of the dense model, averaged over the workload."""
+        return self._averaged([point.dense_ms for point in self.points])
+
+    def predict_ms(self, widths: dict[Block, int]) -> float:
+        """Milliseconds of the model with these widths, averaged over the workload."""
+        return self.fixed_ms + sum(self.block_ms(block.kind, width) for block, width in widths.items())
+
+    def predict_plan_ms(self, plan: Plan, blocks: list[Block]) -> float:
+        """Milliseconds of the model that `plan` leaves."""
+        return self.predict_ms(plan.widths(blocks))
+
+    def _averaged(self, values: list[float]) -> float:
+        return float(np.average(values, weights=[point.point.weight for point in self.points]))
+
+
+def table_path(profiles: Path, device: DeviceInfo, signature: ModelSignature, runtime: RuntimeInfo, precision: str) -> Path:
+    """Where the table for this combination is kept."""
+    provider = "" if device.kind == "gpu" else f"-{runtime.threads}t"
+    return profiles / device.slug / f"{signature.name}.{runtime.name}{provider}.{precision}.json"
+
+
+def read_table(path: Path) -> LatencyTable:
+    """Read a table; raises InputError when it is missing or damaged."""
+    if not path.is_file():
+        raise InputError(f"{path}: no latency table here: measure one with `prune2deploy profile`")
+    return read_record(path, LatencyTable, "latency table")
+
+
+def check_matches(
+    table: LatencyTable, where: Path, signature: ModelSignature, workload: list[WorkloadPoint], target: Target,
+    device: DeviceInfo | None, runtime: RuntimeInfo | None,
+) -> LatencyTable:
+    """`table` with the project's workload weights; raises InputError where it was made for something else.
+
+    `device` and `runtime` are None where the table comes from another machine, as when one prunes away from the target.
+    """
+    wrong = None
+    if table.signature != signature:
+        wrong = f"model {table.signature.name}, and this one is {signature.name}"
+    elif table.runtime.name != target.runtime or table.precision != target.precision:
+        wrong = f"{table.runtime.name} in {table.precision}, and the target is {target.runtime} in {target.precision}"
+    elif table.device.kind != target.device:
+        wrong = f"a {table.device.kind}, and the target is a {target.device}"
+    elif device is not None and (table.device.name, table.device.cores) != (device.name, device.cores):
+        wrong = f"{table.device.name} ({table.device.cores} cores), and this is {device.name} ({device.cores} cores)"
+    elif target.threads is not None and table.runtime.threads != target.threads:
+        wrong = f"{table.runtime.threads} threads, and the target has {target.threads}"
+    elif runtime is not None and table.runtime.threads != runtime.threads:
+        wrong = f"{table.runtime.threads} threads, and this run has {runtime.threads}"
+    elif runtime is not None and (table.runtime.version, table.runtime.provider) != (runtime.version, runtime.provider):
+        wrong = (f"{table.runtime.provider} {table.runtime.version}, "
+                 f"and here is {runtime.provider} {runtime.version}")  # fmt: skip
+    if wrong:
+        raise InputError(f"{where}: this latency table was made for {wrong}: measure one with `prune2deploy profile`")
+    points = []
+    for wanted in workload:
+        found = next((entry for entry in table.points if entry.point.same_shape(wanted)), None)
+        if found is None:
+            known = ", ".join(str(entry.point) for entry in table.points)
+            raise InputError(f"{where}: has no {wanted} (it has: {known}): measure it with `prune2deploy profile`")
+        points.append(found.model_copy(update={"point": wanted}))
+    return table.model_copy(update={"points": points})
+
+
+def refuse_noisy(table: LatencyTable) -> None:
+    """Raise UnstableMeasurementError where the table contradicts itself or does not predict whole models."""
+    for point in table.points:
+        for kind, curve in point.curves.items():
+            for index in range(1, len(curve.widths)):
+                drop = curve.ms[index - 1] - curve.ms[index]
+                noise = 4 * float(np.hypot(curve.standard_error_ms[index - 1], curve.standard_error_ms[index]))
+                if drop > max(noise, 0.15 * curve.ms[index - 1]):
+                    raise UnstableMeasurementError(
+                        f"the table contradicts itself ({point.point}): {kind} at width {curve.widths[index - 1]} took "
+                        f"{curve.ms[index - 1]:.3g} ms and the wider {curve.widths[index]} only {curve.ms[index]:.3g} ms; "
+                        "run this again when the machine is quiet"
+                    )
+    if table.median_error > ERROR_LIMIT:
+        raise UnstableMeasurementError(
+            f"the table does not predict whole models: over {len(table.checks)} random plans the median error is "
+            f"{100 * table.median_error:.1f} % (limit {100 * ERROR_LIMIT:.0f} %); run this again when the machine is quiet"
+        )

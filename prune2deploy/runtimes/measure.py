@@ -1,0 +1,110 @@
+"""Timing several engines against each other on a machine whose speed drifts.
+
+Engines are visited in rounds, in random order; each visit warms the caches with one run and times a short burst. A
+latency is the median over rounds of (burst median / the reference's burst median of the same round), times the
+reference's median: what slows the whole machine for a while cancels out.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+
+from prune2deploy.errors import UnstableMeasurementError
+from prune2deploy.progress import Progress
+
+BURST = 3
+BLOCKS = 3  # the reference's medians over this many stretches of the run must agree ...
+AGREEMENT = 0.10  # ... within this share
+OTHERS_LIMIT = 0.5  # cores that other processes may use while we measure
+
+TimedRun = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Latency of one engine. `samples_ms`: every timed run; `rounds`: burst medians relative to the reference's."""
+
+    median_ms: float
+    spread: float  # interquartile range of the rounds, relative to their median
+    p90_ms: float
+    p95_ms: float
+    n: int
+    ratio: float  # to the reference, of the same rounds
+    standard_error_ms: float
+
+
+def interleaved(
+    runs: dict[str, TimedRun], reference: str, rounds: int, progress: Progress, description: str, seed: int = 0,
+) -> dict[str, Timing]:
+    """Time `runs` (each returns the milliseconds of one run) against runs[reference].
+
+    Raises UnstableMeasurementError when the reference's own latency does not settle, or other processes are busy.
+    """
+    rng = np.random.default_rng(seed)
+    names = list(runs)
+    samples = {name: np.empty((rounds, BURST)) for name in names}
+    with OtherLoad() as others, progress.track(description, rounds) as advance:
+        for timed in runs.values():
+            timed()
+        for index in range(rounds):
+            for name in rng.permutation(names):
+                timed = runs[str(name)]
+                timed()
+                samples[str(name)][index] = [timed() for _ in range(BURST)]
+            advance()
+    _refuse_unstable(np.median(samples[reference], axis=1), others)
+    return {name: _timing(samples[name], samples[reference]) for name in names}
+
+
+def _timing(samples: np.ndarray, reference: np.ndarray) -> Timing:
+    relative = np.median(samples, axis=1) / np.median(reference, axis=1)
+    ratio = float(np.median(relative))
+    quartiles = np.percentile(relative, [25, 75])
+    median_ms = ratio * float(np.median(reference))
+    spread = float((quartiles[1] - quartiles[0]) / ratio)
+    # of a median of nearly normal samples: 1.2533 sigma / sqrt(n), with sigma = IQR / 1.349
+    error = 1.2533 * spread / 1.349 / np.sqrt(len(relative)) * median_ms
+    p90, p95 = np.percentile(samples, [90, 95])
+    return Timing(median_ms, spread, float(p90), float(p95), samples.size, ratio, float(error))
+
+
+def _refuse_unstable(reference: np.ndarray, others: "OtherLoad") -> None:
+    if others.cores > OTHERS_LIMIT:
+        raise UnstableMeasurementError(
+            f"the machine is busy: other processes used {others.cores:.1f} cores while latency was measured "
+            f"(load average {os.getloadavg()[0]:.1f}); stop them and run this again"
+        )
+    if len(reference) < 2 * BLOCKS:
+        return
+    medians = [float(np.median(block)) for block in np.array_split(reference, BLOCKS)]
+    if max(medians) > min(medians) * (1 + AGREEMENT):
+        raise UnstableMeasurementError(
+            f"the machine's speed is unstable: the same engine took {min(medians):.3g} ms and then {max(medians):.3g} ms; "
+            "fix the clock, or run this again when the machine is quiet"
+        )
+
+
+class OtherLoad:
+    """Cores that processes other than this one kept busy inside the `with` block; `cores` is set at its end."""
+
+    cores = 0.0
+
+    def __enter__(self) -> "OtherLoad":
+        self._start = self._read()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        wall, busy, own = (after - before for after, before in zip(self._read(), self._start, strict=True))
+        self.cores = max(0.0, (busy - own) / max(wall, 1e-9))
+
+    @staticmethod
+    def _read() -> tuple[float, float, float]:
+        import time
+
+        total, own = psutil.cpu_times(), psutil.Process().cpu_times()
+        idle = total.idle + getattr(total, "iowait", 0.0) + getattr(total, "steal", 0.0)
+        guest = getattr(total, "guest", 0.0) + getattr(total, "guest_nice", 0.0)  # counted in user time already
+        return time.monotonic(), sum(total) - idle - guest, own.user + own.system

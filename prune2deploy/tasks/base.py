@@ -1,0 +1,142 @@
+"""What every task offers to the stages."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from prune2deploy.config import DataSettings, WorkloadPoint
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
+
+Arrays = dict[str, np.ndarray]
+LARGEST_BATCH = 4096  # that an export promises to take
+
+
+@dataclass(frozen=True)
+class Score:
+    """A task metric in points (0 to 100), over `n` samples."""
+
+    metric: str
+    value: float
+    standard_error: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ± {self.standard_error:.2f} {self.metric} (n = {self.n})"
+
+
+@dataclass
+class Batch:
+    """Samples of one forward pass. `inputs`: arrays [batch, ...]; `valid`: [batch, tokens] or None (all tokens count)."""
+
+    inputs: Arrays
+    labels: np.ndarray | None
+    valid: np.ndarray | None
+
+    def tensors(self) -> "dict[str, torch.Tensor]":
+        """The inputs for PyTorch."""
+        import torch
+
+        return {name: torch.from_numpy(array) for name, array in self.inputs.items()}
+
+
+class Samples(ABC):
+    """Samples of one split, in a fixed order; `labels` is [n] or None where the data has none."""
+
+    labels: np.ndarray | None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def batch(self, indices: list[int]) -> Batch:
+        """The samples at `indices` as one batch."""
+
+    def order(self) -> list[int]:
+        """The order in which `batches` goes through the samples; similar ones together where padding costs."""
+        return list(range(len(self)))
+
+    def batches(self, size: int) -> Iterator[tuple[list[int], Batch]]:
+        """All samples, `size` at a time, each batch with the indices of its samples."""
+        order = self.order()
+        for start in range(0, len(order), size):
+            indices = order[start : start + size]
+            yield indices, self.batch(indices)
+
+
+class Task(ABC):
+    """One kind of task, for one model and one data set."""
+
+    name: ClassVar[str]
+    architecture_suffix: ClassVar[str]  # which transformers classes it is for
+    columns: ClassVar[tuple[str, ...]]  # the column roles that the project file may name
+
+    def __init__(self, model_dir: Path, config: "PretrainedConfig", data: DataSettings, root: Path):
+        self.model_dir = model_dir
+        self.config = config
+        self.data = data
+        self.root = root
+
+    @classmethod
+    @abstractmethod
+    def guess_columns(cls, features: dict[str, object], given: dict[str, str], where: str) -> dict[str, str]:
+        """The column roles of a data set with these features; raises InputError when they cannot be told."""
+
+    @classmethod
+    @abstractmethod
+    def default_point(cls) -> WorkloadPoint:
+        """The workload of a project that names none."""
+
+    @abstractmethod
+    def check_point(self, point: WorkloadPoint) -> None:
+        """Raise InputError where the model cannot run this shape."""
+
+    @abstractmethod
+    def calibration(self, count: int, seed: int) -> Samples:
+        """Up to `count` samples of the calibration split, drawn with `seed`."""
+
+    @abstractmethod
+    def evaluation(self) -> Samples:
+        """The evaluation split."""
+
+    @abstractmethod
+    def synthetic_inputs(self, batch: int, seq_len: int | None) -> Arrays:
+        """Inputs of this shape made without data: for tracing and timing, never for checking numbers."""
+
+    @abstractmethod
+    def workload_inputs(self, samples: Samples, point: WorkloadPoint) -> Arrays:
+        """Real samples in exactly the shape of `point`."""
+
+    @abstractmethod
+    def dynamic_axes(self) -> dict[str, dict[int, str]]:
+        """Per input name, the axes that stay free in an export and their names, in the order of the model's inputs."""
+
+    @abstractmethod
+    def axis_limits(self) -> dict[str, int]:
+        """The largest size that the model takes of each axis named by `dynamic_axes`."""
+
+    @abstractmethod
+    def losses(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
+        """Loss of each sample, [n]."""
+
+    @abstractmethod
+    def sampled_labels(self, logits: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
+        """Labels drawn from the model's own predictions, for data without labels."""
+
+    @abstractmethod
+    def score(self, outputs: np.ndarray, labels: np.ndarray) -> Score:
+        """The task metric of `outputs` [n, ...]."""
+
+    @abstractmethod
+    def predictions(self, outputs: np.ndarray) -> np.ndarray:
+        """What the model says for each of `outputs`: stands for labels where the data has none."""
+
+    @abstractmethod
+    def label_names(self) -> list[str]:
+        """The names of the outputs, for the server's label file; empty where outputs have no names."""

@@ -1,0 +1,87 @@
+"""What text and image classification share: labels, loss, metric."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prune2deploy.errors import InputError
+from prune2deploy.tasks.base import Samples, Score, Task
+from prune2deploy.tasks.data import class_indices, column, read_split
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+
+LABEL_NAMES = ("label", "labels")
+NO_LABEL = ""  # in the project file: this data has no labels
+
+
+class Classification(Task):
+    """One label a sample; logits [n, classes]."""
+
+    make_samples: "Callable[[Dataset, np.ndarray | None], Samples]"
+
+    def calibration(self, count: int, seed: int) -> Samples:
+        """See Task."""
+        rows = read_split(self.data, self.data.calibration, self.root)
+        if len(rows) > count:
+            chosen = np.random.default_rng(seed).choice(len(rows), size=count, replace=False)
+            rows = rows.select(sorted(chosen.tolist()))
+        return self.make_samples(rows, self._labels(rows))
+
+    def evaluation(self) -> Samples:
+        """See Task."""
+        rows = read_split(self.data, self.data.evaluation, self.root)
+        return self.make_samples(rows, self._labels(rows))
+
+    def _labels(self, rows: "Dataset") -> np.ndarray | None:
+        if not self.data.columns.get("label"):
+            return None
+        name = column(rows, "label", self.data.columns, self.data.path)
+        indices = class_indices(
+            list(rows[name]), rows.features[name], self.config.label2id, self.config.num_labels, self.data.path
+        )
+        return np.asarray(indices, dtype=np.int64)
+
+    def losses(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
+        """Cross-entropy of each sample."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits, labels, reduction="none")
+
+    def sampled_labels(self, logits: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
+        """One class a sample, drawn from the softmax: the loss gradient then has the Fisher information as covariance."""
+        import torch
+
+        return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1)
+
+    def score(self, outputs: np.ndarray, labels: np.ndarray) -> Score:
+        """Accuracy, with the standard error of a proportion."""
+        from sklearn.metrics import accuracy_score
+
+        n = len(labels)
+        accuracy = float(accuracy_score(labels, self.predictions(outputs)))
+        error = float(np.sqrt(accuracy * (1 - accuracy) / n))
+        return Score("accuracy", 100 * accuracy, 100 * error, n)
+
+    def predictions(self, outputs: np.ndarray) -> np.ndarray:
+        """The likeliest class of each sample."""
+        return outputs.argmax(-1)
+
+    def label_names(self) -> list[str]:
+        """See Task."""
+        return [str(self.config.id2label[index]).replace("\n", " ") for index in range(self.config.num_labels)]
+
+
+def guess_label(features: dict[str, object], given: dict[str, str], where: str) -> str:
+    """The label column; `NO_LABEL` only where the user said so."""
+    if "label" in given:
+        return given["label"]
+    for name in LABEL_NAMES:
+        if name in features:
+            return name
+    raise InputError(
+        f"data {where!r} has no label column among: {', '.join(features)}; name it with --label, or say --unlabelled "
+        "to calibrate on the model's own soft labels"
+    )

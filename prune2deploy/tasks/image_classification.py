@@ -1,0 +1,105 @@
+"""Classification of images."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prune2deploy.config import WorkloadPoint
+from prune2deploy.errors import InputError
+from prune2deploy.tasks.base import LARGEST_BATCH, Arrays, Batch, Samples
+from prune2deploy.tasks.classification import Classification, guess_label
+from prune2deploy.tasks.data import column
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+IMAGE_NAMES = ("image", "img", "pixel_values")
+
+
+class ImageSamples(Samples):
+    """Images, decoded and preprocessed when a batch needs them: thousands would not fit into memory."""
+
+    def __init__(self, rows: "Dataset", image_column: str, labels: np.ndarray | None, processor: Any, where: str):
+        self.rows = rows
+        self.image_column = image_column
+        self.labels = labels
+        self.processor = processor
+        self.where = where
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: list[int]) -> Batch:
+        """See Samples; raises InputError, naming the row, for an image that cannot be decoded."""
+        pixels = np.concatenate([self._pixels(index) for index in indices])
+        labels = None if self.labels is None else self.labels[indices]
+        return Batch({"pixel_values": pixels}, labels, None)
+
+    def _pixels(self, index: int) -> np.ndarray:
+        try:
+            image = self.rows[index][self.image_column].convert("RGB")
+            return self.processor(image, return_tensors="np")["pixel_values"].astype(np.float32)
+        except Exception as error:  # PIL raises many kinds for a broken file
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"data {self.where!r}, row {index}: not a readable image: {reason}") from None
+
+
+class ImageClassification(Classification):
+    """Image to one label."""
+
+    name = "image-classification"
+    architecture_suffix = "ForImageClassification"
+    columns = ("image", "label")
+
+    @classmethod
+    def guess_columns(cls, features: dict[str, object], given: dict[str, str], where: str) -> dict[str, str]:
+        """See Task."""
+        image = given.get("image") or next((name for name in IMAGE_NAMES if name in features), None)
+        if image is None:
+            raise InputError(f"data {where!r}: which column is the image? Name it with --image; it has: {', '.join(features)}")
+        return {"image": image, "label": guess_label(features, given, where)}
+
+    @classmethod
+    def default_point(cls) -> WorkloadPoint:
+        """One image."""
+        return WorkloadPoint(batch=1, seq_len=None, weight=1.0)
+
+    def check_point(self, point: WorkloadPoint) -> None:
+        """See Task."""
+        if point.seq_len is not None:
+            raise InputError(f"workload {point}: an image model fixes its sequence length; leave --seq-len out")
+
+    def make_samples(self, rows: "Dataset", labels: np.ndarray | None) -> Samples:
+        """See Classification."""
+        from transformers import AutoImageProcessor
+
+        if not (self.model_dir / "preprocessor_config.json").is_file():
+            raise InputError(
+                f"{self.model_dir}: no preprocessor_config.json, so nothing says how images are resized and normalised; "
+                "copy it from the model that this one was fine-tuned from"
+            )
+        try:
+            processor = AutoImageProcessor.from_pretrained(self.model_dir, backend="pil", trust_remote_code=False)
+        except Exception as error:  # whatever a broken file makes its parser raise
+            raise InputError(f"{self.model_dir}/preprocessor_config.json: {str(error).splitlines()[0]}") from None
+        name = column(rows, "image", self.data.columns, self.data.path)
+        return ImageSamples(rows, name, labels, processor, self.data.path)
+
+    def synthetic_inputs(self, batch: int, seq_len: int | None) -> Arrays:
+        """Smooth gradients in the range of normalised pixels."""
+        size = self.config.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        ramp = np.linspace(-2, 2, batch * self.config.num_channels * height * width, dtype=np.float32)
+        return {"pixel_values": ramp.reshape(batch, self.config.num_channels, height, width)}
+
+    def workload_inputs(self, samples: Samples, point: WorkloadPoint) -> Arrays:
+        """The first images of the split, repeated where there are too few."""
+        return samples.batch([index % len(samples) for index in range(point.batch)]).inputs
+
+    def dynamic_axes(self) -> dict[str, dict[int, str]]:
+        """See Task."""
+        return {"pixel_values": {0: "batch"}}
+
+    def axis_limits(self) -> dict[str, int]:
+        """See Task."""
+        return {"batch": LARGEST_BATCH}

@@ -1,0 +1,45 @@
+"""From a project or a model to its task."""
+
+from typing import TYPE_CHECKING
+
+from prune2deploy.config import Project
+from prune2deploy.errors import InputError
+from prune2deploy.tasks.base import Task
+from prune2deploy.tasks.image_classification import ImageClassification
+from prune2deploy.tasks.text_classification import TextClassification
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PretrainedConfig
+
+TASKS: dict[str, type[Task]] = {task.name: task for task in (TextClassification, ImageClassification)}
+
+
+def task_named(name: str) -> type[Task]:
+    """The task called `name`; raises InputError, naming those there are."""
+    if name not in TASKS:
+        raise InputError(f"unknown task {name!r}; known are: {', '.join(sorted(TASKS))}")
+    return TASKS[name]
+
+
+def task_for(architecture: str) -> type[Task]:
+    """The task that models of class `architecture` are for."""
+    for task in TASKS.values():
+        if architecture.endswith(task.architecture_suffix):
+            return task
+    raise InputError(f"no task for {architecture}; known tasks are: {', '.join(sorted(TASKS))}")
+
+
+def task_of(project: Project, model_dir: "Path", config: "PretrainedConfig") -> Task:
+    """The project's task on this model; raises InputError where the two do not fit."""
+    task = task_named(project.task)
+    architecture = (config.architectures or ["none"])[0]
+    if not architecture.endswith(task.architecture_suffix):
+        raise InputError(f"task {task.name} needs a model …{task.architecture_suffix}; {model_dir} is a {architecture}")
+    if unknown := sorted(set(project.data.columns) - set(task.columns)):
+        raise InputError(f"data.columns: {task.name} has no {unknown[0]!r}; it has: {', '.join(task.columns)}")
+    made = task(model_dir, config, project.data, project.root)
+    for point in project.workload:
+        made.check_point(point)
+    return made

@@ -1,0 +1,165 @@
+"""Classification of single texts and of pairs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prune2deploy.config import DataSettings, WorkloadPoint
+from prune2deploy.errors import InputError
+from prune2deploy.tasks.base import LARGEST_BATCH, Arrays, Batch, Samples
+from prune2deploy.tasks.classification import Classification, guess_label
+from prune2deploy.tasks.data import column
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question", "sentence"), ("question1", "question2"),
+         ("text1", "text2"), ("text", "text_pair"))  # fmt: skip
+SINGLES = ("text", "sentence", "content", "review")
+
+
+class TextSamples(Samples):
+    """Token ids of each text, not yet padded."""
+
+    def __init__(self, encoded: dict[str, list[list[int]]], labels: np.ndarray | None, padding: dict[str, int]):
+        self.encoded = encoded
+        self.labels = labels
+        self.padding = padding
+        self.lengths = [len(ids) for ids in encoded["input_ids"]]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def order(self) -> list[int]:
+        """Short texts first, so that a batch pads little."""
+        return sorted(range(len(self)), key=lambda index: (self.lengths[index], index))
+
+    def batch(self, indices: list[int]) -> Batch:
+        """Padded to the longest text of the batch."""
+        return self.padded(indices, max(self.lengths[index] for index in indices))
+
+    def padded(self, indices: list[int], length: int) -> Batch:
+        """Padded, or cut, to `length` tokens."""
+        inputs = {}
+        for name, rows in self.encoded.items():
+            array = np.full((len(indices), length), self.padding[name], dtype=np.int64)
+            for row, index in enumerate(indices):
+                tokens = rows[index][:length]
+                array[row, : len(tokens)] = tokens
+            inputs[name] = array
+        labels = None if self.labels is None else self.labels[indices]
+        return Batch(inputs, labels, inputs["attention_mask"].astype(bool))
+
+
+class TextClassification(Classification):
+    """Text, or a pair of texts, to one label."""
+
+    name = "text-classification"
+    architecture_suffix = "ForSequenceClassification"
+    columns = ("text", "text_pair", "label")
+
+    def __init__(self, model_dir: Path, config: "PretrainedConfig", data: DataSettings, root: Path):
+        super().__init__(model_dir, config, data, root)
+        self.longest = int(getattr(config, "max_position_embeddings", 512))
+        if data.max_length and data.max_length > self.longest:
+            raise InputError(f"data.max_length is {data.max_length}, but the model takes at most {self.longest} tokens")
+        self.input_names = ("input_ids", "attention_mask", *(("token_type_ids",) if "text_pair" in data.columns else ()))
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The model's own tokenizer, loaded when first needed."""
+        if self._tokenizer is None:
+            from transformers import AutoTokenizer
+
+            try:
+                self._tokenizer = AutoTokenizer.from_pretrained(self.model_dir, trust_remote_code=False)
+            except Exception as error:  # a broken tokenizer file raises whatever its parser raises
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise InputError(f"{self.model_dir}: no usable tokenizer: {reason[:200]}") from None
+        return self._tokenizer
+
+    @classmethod
+    def guess_columns(cls, features: dict[str, object], given: dict[str, str], where: str) -> dict[str, str]:
+        """See Task."""
+        columns = {role: given[role] for role in ("text", "text_pair") if role in given}
+        if "text" not in columns:
+            pair = next((pair for pair in PAIRS if set(pair) <= set(features)), None)
+            single = next((name for name in SINGLES if name in features), None)
+            if pair:
+                columns = {"text": pair[0], "text_pair": pair[1]}
+            elif single:
+                columns = {"text": single}
+            else:
+                raise InputError(f"data {where!r}: which column is the text? Name it with --text; it has: {', '.join(features)}")
+        return {**columns, "label": guess_label(features, given, where)}
+
+    @classmethod
+    def default_point(cls) -> WorkloadPoint:
+        """One text of 128 tokens."""
+        return WorkloadPoint(batch=1, seq_len=128, weight=1.0)
+
+    def check_point(self, point: WorkloadPoint) -> None:
+        """See Task."""
+        if point.seq_len is None:
+            raise InputError(f"workload {point}: text needs a sequence length (--seq-len)")
+        if point.seq_len > self.longest:
+            raise InputError(f"workload {point}: the model takes at most {self.longest} tokens")
+
+    def make_samples(self, rows: "Dataset", labels: np.ndarray | None) -> Samples:
+        """Tokenise `rows`; raises InputError, naming the row, where a text is no text."""
+        texts = [self._texts(rows, role) for role in ("text", "text_pair") if role in self.data.columns]
+        encoded = self.tokenizer(
+            *texts, truncation=True, max_length=self.data.max_length or self.longest, return_attention_mask=True,
+            return_token_type_ids="token_type_ids" in self.input_names,
+        )
+        worst = max(max(ids, default=0) for ids in encoded["input_ids"])
+        if worst >= self.config.vocab_size:
+            raise InputError(
+                f"{self.model_dir}: the tokenizer yields id {worst}, the model knows {self.config.vocab_size}: "
+                "the tokenizer is not this model's"
+            )
+        padding = {"input_ids": self.tokenizer.pad_token_id or 0, "attention_mask": 0, "token_type_ids": 0}
+        return TextSamples({name: encoded[name] for name in self.input_names}, labels, padding)
+
+    def _texts(self, rows: "Dataset", role: str) -> list[str]:
+        texts = list(rows[column(rows, role, self.data.columns, self.data.path)])
+        for row, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise InputError(f"data {self.data.path!r}, row {row}: the text is {type(text).__name__}, not a string")
+        return texts
+
+    def synthetic_inputs(self, batch: int, seq_len: int | None) -> Arrays:
+        """Ids spread over the vocabulary; the last token is padding, so that the mask is part of every trace."""
+        length = seq_len or 128
+        ids = (np.arange(batch * length, dtype=np.int64) * 7919 % self.config.vocab_size).reshape(batch, length)
+        mask = np.ones_like(ids)
+        mask[:, -1] = 0
+        inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        return {name: inputs[name] for name in self.input_names}
+
+    def workload_inputs(self, samples: Samples, point: WorkloadPoint) -> Arrays:
+        """Real texts strung together until every row is full."""
+        assert isinstance(samples, TextSamples)
+        length = point.seq_len or 128
+        inputs = {name: np.empty((point.batch, length), dtype=np.int64) for name in self.input_names}
+        start = 0
+        for row in range(point.batch):
+            filled = 0
+            while filled < length:
+                index = start % len(samples)
+                tokens = min(samples.lengths[index], length - filled)
+                for name, array in inputs.items():
+                    array[row, filled : filled + tokens] = samples.encoded[name][index][:tokens]
+                filled, start = filled + tokens, start + 1
+        return inputs
+
+    def dynamic_axes(self) -> dict[str, dict[int, str]]:
+        """See Task."""
+        return {name: {0: "batch", 1: "sequence"} for name in self.input_names}
+
+    def axis_limits(self) -> dict[str, int]:
+        """See Task."""
+        return {"batch": LARGEST_BATCH, "sequence": self.longest}
