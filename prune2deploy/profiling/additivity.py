@@ -8,6 +8,7 @@ import numpy as np
 
 from prune2deploy.config import WorkloadPoint
 from prune2deploy.models.family import KINDS, Block, Kind
+from prune2deploy.models.onnx_model import export_onnx
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import blocks_of, family_of
 from prune2deploy.profiling.table import Curve
@@ -32,7 +33,8 @@ class WholeModels:
         self, model: "PreTrainedModel", task: Task, runtime: Runtime, grids: dict[Kind, list[int]], directory: Path,
         progress: Progress, seed: int,
     ):
-        from prune2deploy.exporting.onnx_model import export_onnx
+        from prune2deploy.models.onnx_model import logits_of
+        from prune2deploy.models.reweigh import Template
         from prune2deploy.models.surgery import shrink_
 
         self.task = task
@@ -41,13 +43,18 @@ class WholeModels:
         self.plans = random_plans(self.blocks, grids, FITTED + UNSEEN, seed)
         signature = family_of(model.config).signature(model.config)
         self.engines: list[Engine] = []
+        dense = directory / "dense.onnx"
+        if not dense.exists():
+            export_onnx(model, task, dense)
+        template = Template(dense, logits_of(model))
         with progress.track("building whole models", len(self.plans)) as advance:
-            for index, widths in enumerate(self.plans):
-                path = directory / f"whole-{index}-{fingerprint(widths)}.onnx"
+            for widths in self.plans:
+                path = directory / f"whole-{fingerprint(widths)}.onnx"
                 if not path.exists():
                     slim = copy.deepcopy(model)
                     shrink_(slim, Plan.of(signature, {block: range(width) for block, width in widths.items()}))
-                    export_onnx(slim, task, path)
+                    if not template.write(logits_of(slim), path):
+                        export_onnx(slim, task, path)
                 self.engines.append(runtime.build(path))
                 advance()
 
@@ -67,10 +74,12 @@ def random_plans(blocks: list[Block], grids: dict[Kind, list[int]], count: int, 
     plans: list[Widths] = [{block: block.units for block in blocks}, dict.fromkeys(blocks, 0)]
     for index in range(count):
         share = 0.15 + 0.75 * ((index * 7) % count) / max(1, count - 1)  # fitted and unseen plans both span the range
+        vanishing = 0.2 if index % 2 else 0.0
         plan = {}
         for block in blocks:
-            wanted = np.clip(rng.normal(share, 0.25), 0, 1) * block.units * (rng.random() > 0.1)
-            plan[block] = min(grids[block.kind], key=lambda width: abs(width - wanted))
+            wanted = np.clip(rng.normal(share, 0.25), 0.01, 1) * block.units
+            choices = [0] if rng.random() < vanishing else grids[block.kind][1:]
+            plan[block] = min(choices, key=lambda width: abs(width - wanted))
         plans.append(plan)
     return plans
 

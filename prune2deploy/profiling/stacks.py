@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from prune2deploy.models.family import Kind
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import blocks_of, family_of, layers_of
+from prune2deploy.models.reweigh import Template
 from prune2deploy.models.to_onnx import to_onnx
 from prune2deploy.tasks.base import Arrays, Task
 
@@ -107,6 +108,7 @@ class Stacks:
         self.model = model
         self.task = task
         self.directory = directory
+        self.templates: dict[tuple[Kind, ...], Template] = {}  # by the kinds of block that are there
         self.layers = min(LAYERS, len(layers_of(model)))
         self.call = capture(model, task.synthetic_inputs(TRACE["batch"], TRACE["sequence"]))
         other = capture(model, task.synthetic_inputs(OTHER["batch"], OTHER["sequence"])).tensors()
@@ -123,10 +125,18 @@ class Stacks:
         """The ONNX file of this stack, made if it is not there."""
         path = self.directory / ("-".join(f"{kind}{width}" for kind, width in sorted(widths.items())) + ".onnx")
         if not path.exists():
-            limits = {dim: limit for dim, limit in self.task.axis_limits().items()
-                      if any(dim in axes.values() for axes in self.axes.values())}  # fmt: skip
-            to_onnx(make_stack(self.model, self.call, widths), self.call.tensors(), self.axes, limits, "hidden", path)
+            stack = make_stack(self.model, self.call, widths)
+            present = tuple(kind for kind, width in sorted(widths.items()) if width)
+            template = self.templates.get(present)
+            if template is None or not template.write(stack, path):
+                self._export(stack, path)
+                self.templates[present] = Template(path, stack)
         return path
+
+    def _export(self, stack: "nn.Module", path: Path) -> None:
+        named = {dim for axes in self.axes.values() for dim in axes.values()}
+        limits = {dim: limit for dim, limit in self.task.axis_limits().items() if dim in named}
+        to_onnx(stack, self.call.tensors(), self.axes, limits, "hidden", path)
 
     def inputs(self, batch: int, seq_len: int | None) -> Arrays:
         """What the model itself would call its first layer with at this shape."""

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from prune2deploy.config import Project, WorkloadPoint
-from prune2deploy.errors import UnstableMeasurementError
 from prune2deploy.files import sha256_of, write_record
 from prune2deploy.models.checkpoint import load_dense, resolve_model
 from prune2deploy.models.registry import family_of
@@ -30,8 +29,6 @@ from prune2deploy.runtimes.measure import Timing
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.tasks.registry import task_of
 
-ATTEMPTS = 3  # measurements of one point before the machine is called too noisy
-
 
 def profile(project: Project, progress: Progress | None = None) -> tuple[LatencyTable, Path]:
     """Measure the latency table of the project's model on this machine, and write it.
@@ -51,15 +48,15 @@ def profile(project: Project, progress: Progress | None = None) -> tuple[Latency
     graphs.mkdir(parents=True, exist_ok=True)
     units = family_of(model.config).unit_counts(model.config)
     sweep = Sweep(Stacks(model, task, graphs), runtime, units, progress)
-    grids = attempt(lambda: sweep.grids(project.workload[0]), progress)
-    curves = [attempt(lambda point=point: sweep.curves(grids, point), progress) for point in project.workload]
+    grids = sweep.grids(project.workload[0])
+    curves = [sweep.curves(grids, point) for point in project.workload]
     sweep.engines.clear()  # their memory is needed for the whole models
 
     whole = WholeModels(model, task, runtime, grids, graphs, progress, project.calibration.seed)
     points, checks, spreads = [], [], []
     for point, at_point in zip(project.workload, curves, strict=True):
-        timings = attempt(lambda point=point: whole.timings(point), progress)
-        spreads.append(timings[0].spread)
+        timings = whole.timings(point)
+        spreads.append(timings[0].own_spread)
         entry, unseen = fit_point(point, at_point, whole, timings)
         points.append(entry)
         checks.extend(unseen)
@@ -97,14 +94,3 @@ def fit_point(
         block_scale=round(scale, 5), curves=final,
     )  # fmt: skip
     return entry, checks
-
-
-def attempt(measure, progress: Progress):  # type: ignore[no-untyped-def]
-    """Call `measure`, again where the machine was unstable, a few times; then let the error out."""
-    for last in (False,) * (ATTEMPTS - 1) + (True,):
-        try:
-            return measure()
-        except UnstableMeasurementError as error:
-            if last:
-                raise
-            progress.note(f"measuring again: {error}")

@@ -16,8 +16,9 @@ from prune2deploy.errors import UnstableMeasurementError
 from prune2deploy.progress import Progress
 
 BURST = 3
-BLOCKS = 3  # the reference's medians over this many stretches of the run must agree ...
-AGREEMENT = 0.10  # ... within this share
+BLOCK = 10  # rounds; the reference's medians over the last three blocks must agree ...
+AGREEMENT = 0.10  # ... within this share, or measuring goes on ...
+PATIENCE = 4  # ... for up to this many times the rounds asked for
 OTHERS_LIMIT = 0.5  # cores that other processes may use while we measure
 
 TimedRun = Callable[[], float]
@@ -34,6 +35,7 @@ class Timing:
     n: int
     ratio: float  # to the reference, of the same rounds
     standard_error_ms: float
+    own_spread: float  # interquartile range of the rounds' milliseconds, relative to their median: the machine's drift
 
 
 def interleaved(
@@ -41,50 +43,61 @@ def interleaved(
 ) -> dict[str, Timing]:
     """Time `runs` (each returns the milliseconds of one run) against runs[reference].
 
-    Raises UnstableMeasurementError when the reference's own latency does not settle, or other processes are busy.
+    Goes on after `rounds` rounds until the reference's latency has settled. Raises UnstableMeasurementError when it
+    does not, or other processes are busy.
     """
     rng = np.random.default_rng(seed)
     names = list(runs)
-    samples = {name: np.empty((rounds, BURST)) for name in names}
+    samples: dict[str, list[list[float]]] = {name: [] for name in names}
     with OtherLoad() as others, progress.track(description, rounds) as advance:
         for timed in runs.values():
             timed()
-        for index in range(rounds):
+        while len(samples[reference]) < rounds or not _settled(samples[reference], rounds):
             for name in rng.permutation(names):
                 timed = runs[str(name)]
                 timed()
-                samples[str(name)][index] = [timed() for _ in range(BURST)]
+                samples[str(name)].append([timed() for _ in range(BURST)])
             advance()
-    _refuse_unstable(np.median(samples[reference], axis=1), others)
-    return {name: _timing(samples[name], samples[reference]) for name in names}
-
-
-def _timing(samples: np.ndarray, reference: np.ndarray) -> Timing:
-    relative = np.median(samples, axis=1) / np.median(reference, axis=1)
-    ratio = float(np.median(relative))
-    quartiles = np.percentile(relative, [25, 75])
-    median_ms = ratio * float(np.median(reference))
-    spread = float((quartiles[1] - quartiles[0]) / ratio)
-    # of a median of nearly normal samples: 1.2533 sigma / sqrt(n), with sigma = IQR / 1.349
-    error = 1.2533 * spread / 1.349 / np.sqrt(len(relative)) * median_ms
-    p90, p95 = np.percentile(samples, [90, 95])
-    return Timing(median_ms, spread, float(p90), float(p95), samples.size, ratio, float(error))
-
-
-def _refuse_unstable(reference: np.ndarray, others: "OtherLoad") -> None:
     if others.cores > OTHERS_LIMIT:
         raise UnstableMeasurementError(
             f"the machine is busy: other processes used {others.cores:.1f} cores while latency was measured "
             f"(load average {os.getloadavg()[0]:.1f}); stop them and run this again"
         )
-    if len(reference) < 2 * BLOCKS:
-        return
-    medians = [float(np.median(block)) for block in np.array_split(reference, BLOCKS)]
-    if max(medians) > min(medians) * (1 + AGREEMENT):
+    return {name: _timing(np.asarray(samples[name]), np.asarray(samples[reference])) for name in names}
+
+
+def _settled(reference: list[list[float]], rounds: int) -> bool:
+    """Whether the last blocks agree; raises UnstableMeasurementError when patience is over."""
+    if len(reference) < 3 * BLOCK:
+        return True  # too short a look to tell
+    recent = np.median(np.asarray(reference[-3 * BLOCK :]), axis=1).reshape(3, BLOCK)
+    low, high = np.percentile(np.median(recent, axis=1), [0, 100])
+    if high <= low * (1 + AGREEMENT):
+        return True
+    if len(reference) >= PATIENCE * rounds:
         raise UnstableMeasurementError(
-            f"the machine's speed is unstable: the same engine took {min(medians):.3g} ms and then {max(medians):.3g} ms; "
+            f"the machine's speed is unstable: the same engine took {low:.3g} ms and then {high:.3g} ms; "
             "fix the clock, or run this again when the machine is quiet"
         )
+    return False
+
+
+def _timing(samples: np.ndarray, reference: np.ndarray) -> Timing:
+    """`samples` and `reference`: [rounds, BURST] milliseconds."""
+    relative = np.median(samples, axis=1) / np.median(reference, axis=1)
+    ratio = float(np.median(relative))
+    settled_ms = float(np.median(reference[-3 * BLOCK :]))
+    spread = _spread(relative)
+    # of a median of nearly normal samples: 1.2533 sigma / sqrt(n), with sigma = IQR / 1.349
+    error = 1.2533 * spread / 1.349 / np.sqrt(len(relative)) * ratio * settled_ms
+    p90, p95 = np.percentile(samples, [90, 95])
+    own = _spread(np.median(samples, axis=1))
+    return Timing(ratio * settled_ms, spread, float(p90), float(p95), samples.size, ratio, float(error), own)
+
+
+def _spread(values: np.ndarray) -> float:
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return float((high - low) / middle)
 
 
 class OtherLoad:

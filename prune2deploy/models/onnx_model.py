@@ -4,19 +4,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune2deploy.models.to_onnx import to_onnx
-from prune2deploy.tasks.base import Task
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
     from transformers import PreTrainedModel
+
+    from prune2deploy.tasks.base import Task
 
 OUTPUT = "logits"
 TRACE_BATCH, TRACE_LENGTH = 2, 8
 
 
-def export_onnx(model: "PreTrainedModel", task: Task, path: Path) -> None:
-    """Write `model` to `path` with the task's free axes named; raises CheckFailedError where the graph is invalid."""
-    import torch
+def logits_of(model: "PreTrainedModel") -> "nn.Module":
+    """`model` as a module from a dict of inputs to its logits, the form in which it is exported."""
     from torch import nn
 
     class Logits(nn.Module):
@@ -27,7 +28,14 @@ def export_onnx(model: "PreTrainedModel", task: Task, path: Path) -> None:
         def forward(self, inputs: "dict[str, torch.Tensor]") -> "torch.Tensor":
             return self.model(**inputs).logits
 
+    return Logits().eval()
+
+
+def export_onnx(model: "PreTrainedModel", task: "Task", path: Path) -> None:
+    """Write `model` to `path` with the task's free axes named; raises CheckFailedError where the graph is invalid."""
+    import torch
+
     axes = task.dynamic_axes()
     example = task.synthetic_inputs(TRACE_BATCH, TRACE_LENGTH)
     inputs = {name: torch.from_numpy(example[name]) for name in axes}
-    to_onnx(Logits().eval(), inputs, axes, task.axis_limits(), OUTPUT, path)
+    to_onnx(logits_of(model), inputs, axes, task.axis_limits(), OUTPUT, path)
