@@ -30,7 +30,7 @@ class UnreachableBudgetError(Prune2DeployError):
         self.reachable = reachable
         super().__init__(
             f"a budget of {budget:.4g} {unit} is out of reach: with every block removed the model still takes "
-            f"{reachable:.4g} {unit}; ask for at least that, or choose a smaller workload"
+            f"{reachable:.4g} {unit}; ask for that or more, or choose a smaller workload"
         )
 
 

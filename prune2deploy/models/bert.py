@@ -18,8 +18,9 @@ class Bert(Family):
         "attention": Branch(
             producers=("attention.self.query", "attention.self.key", "attention.self.value"),
             consumer="attention.output.dense",
+            entry="attention.self.query",
         ),
-        "ffn": Branch(producers=("intermediate.dense",), consumer="output.dense"),
+        "ffn": Branch(producers=("intermediate.dense",), consumer="output.dense", entry="intermediate.dense"),
     }
 
     def signature(self, config: "BertConfig") -> ModelSignature:

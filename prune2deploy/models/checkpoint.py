@@ -1,5 +1,6 @@
 """Loading dense models with care, and saving and loading shrunk ones."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from prune2deploy.budget import Budget
 from prune2deploy.errors import InputError
 from prune2deploy.files import Record, read_record, sha256_of, write_record
 from prune2deploy.models.plan import Plan
@@ -28,13 +30,23 @@ class StageResult(Record):
     """What one stage of pruning left of the model."""
 
     stage: str
-    score: float | None = Field(None, description="task metric on the evaluation split, points")
-    standard_error: float | None = None
+    score: float = Field(description="task metric on the evaluation split, points")
+    standard_error: float
+    metric: str
+    n: int
     reconstruction_error: float | None = Field(
         None, description="squared error of the last layer's output, relative to its variance, on calibration samples"
     )
     seconds: float = 0.0
     notes: list[str] = Field(default_factory=list)
+
+
+class FitRound(Record):
+    """One round of the closed loop: a candidate as the table saw it and as its engine measured."""
+
+    predicted_ms: float
+    measured_ms: float
+    dense_ms: float
 
 
 class Provenance(Record):
@@ -44,18 +56,20 @@ class Provenance(Record):
     source_sha256: str
     task: str
     method: str
-    budget: str
-    budget_kind: str
-    budget_value: float
-    predicted_ms: float | None = None
+    budget: Budget
+    predicted_ms: float | None = Field(None, description="by the latency table, in its own milliseconds")
     table: str | None = None
     table_sha256: str | None = None
+    device: str | None = None
+    fitted: list[FitRound] = Field(default_factory=list)
     data: str
+    calibration_sha256: str
     calibration_samples: int
     labels: str
     seed: int
     threads: int
     versions: dict[str, str]
+    equality_error: float = Field(0.0, description="largest difference between masked and shrunk logits, real samples")
     stages: list[StageResult] = Field(default_factory=list)
 
 
@@ -66,6 +80,14 @@ class PrunedRecord(Record):
     plan: Plan
     weights_sha256: str
     provenance: Provenance
+
+
+def digest_of_model(directory: Path) -> str:
+    """Hash of a model's configuration and weights."""
+    digest = hashlib.sha256()
+    for file in [directory / "config.json", *sorted(directory.glob("*.safetensors"))]:
+        digest.update(sha256_of(file).encode())
+    return digest.hexdigest()
 
 
 def resolve_model(name: str, root: Path) -> Path:

@@ -64,6 +64,7 @@ class Branch:
 
     producers: tuple[str, ...]  # their output rows are the units', unit after unit
     consumer: str  # the output projection: its input columns are the units', unit after unit
+    entry: str  # a module whose input is the residual stream that the block's output is added to
 
 
 class Family(ABC):

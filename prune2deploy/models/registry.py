@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from prune2deploy.errors import InputError
 from prune2deploy.models.bert import Bert
-from prune2deploy.models.family import KINDS, Block, Family
+from prune2deploy.models.family import KINDS, Block, Family, Kind, ModelSignature
 from prune2deploy.models.vit import ViT
 
 if TYPE_CHECKING:
@@ -26,13 +26,7 @@ def family_of(config: "PretrainedConfig") -> Family:
 
 def blocks_of(model: "PreTrainedModel") -> list[Block]:
     """Every prunable block of a dense model, in forward order."""
-    family = family_of(model.config)
-    units = family.unit_counts(model.config)
-    return [
-        Block(index, kind, units[kind], layer.get_submodule(family.branches[kind].consumer).in_features // units[kind])
-        for index, layer in enumerate(family.layers(model))
-        for kind in KINDS
-    ]
+    return blocks_in(family_of(model.config).signature(model.config))
 
 
 def layers_of(model: "PreTrainedModel") -> "nn.ModuleList":
@@ -44,3 +38,12 @@ def output_projection(model: "PreTrainedModel", block: Block) -> "nn.Linear":
     """The Linear whose input columns are the units of `block` and whose output goes to the residual stream."""
     family = family_of(model.config)
     return family.layers(model)[block.layer].get_submodule(family.branches[block.kind].consumer)
+
+
+def blocks_in(signature: ModelSignature) -> list[Block]:
+    """Every prunable block of a dense model with this signature, in forward order."""
+    sizes: dict[Kind, tuple[int, int]] = {
+        "attention": (signature.kv_heads, signature.head_size * signature.heads // signature.kv_heads),
+        "ffn": (signature.intermediate_size, 1),
+    }
+    return [Block(layer, kind, *sizes[kind]) for layer in range(signature.layers) for kind in KINDS]

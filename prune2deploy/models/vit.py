@@ -16,9 +16,11 @@ class ViT(Family):
     architectures = ("ViTForImageClassification",)
     branches = {
         "attention": Branch(
-            producers=("attention.q_proj", "attention.k_proj", "attention.v_proj"), consumer="attention.o_proj"
+            producers=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+            consumer="attention.o_proj",
+            entry="layernorm_before",
         ),
-        "ffn": Branch(producers=("mlp.fc1",), consumer="mlp.fc2"),
+        "ffn": Branch(producers=("mlp.fc1",), consumer="mlp.fc2", entry="layernorm_after"),
     }
 
     def signature(self, config: "ViTConfig") -> ModelSignature:

@@ -7,14 +7,15 @@ weights, makes the difference large against call overhead and leaves the caches 
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prune2deploy.models.family import Kind
+from prune2deploy.models.layer_call import LayerCall, capture
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import blocks_of, family_of, layers_of
 from prune2deploy.models.reweigh import Template
 from prune2deploy.models.to_onnx import to_onnx
-from prune2deploy.tasks.base import Arrays, Task
+from prune2deploy.tasks.base import Arrays, Task, tensors
 
 if TYPE_CHECKING:
     import torch
@@ -24,56 +25,6 @@ if TYPE_CHECKING:
 LAYERS = 4  # of the model's own that a stack repeats its block over
 # two shapes for tracing: an axis is free where they differ, and its size says which one it is
 TRACE, OTHER = {"batch": 2, "sequence": 7}, {"batch": 3, "sequence": 11}
-
-
-class LayerCall:
-    """What the first layer of a model is called with: the hidden states, and everything else."""
-
-    def __init__(self, hidden: "torch.Tensor", args: tuple, kwargs: dict[str, Any]):
-        self.hidden = hidden
-        self.args = args
-        self.kwargs = kwargs
-
-    def tensors(self) -> "dict[str, torch.Tensor]":
-        """Every tensor of the call by a name that an ONNX input may have."""
-        import torch
-
-        named = {"hidden_states": self.hidden}
-        named |= {f"argument_{index}": value for index, value in enumerate(self.args) if isinstance(value, torch.Tensor)}
-        named |= {name: value for name, value in self.kwargs.items() if isinstance(value, torch.Tensor)}
-        return named
-
-    def with_tensors(self, tensors: "dict[str, torch.Tensor]") -> "tuple[tuple, dict[str, Any]]":
-        """The arguments after the hidden states, with `tensors` in the places that they were taken from."""
-        args = tuple(tensors.get(f"argument_{index}", value) for index, value in enumerate(self.args))
-        return args, {name: tensors.get(name, value) for name, value in self.kwargs.items()}
-
-
-class _Captured(Exception):  # noqa: N818 (a signal, not an error)
-    pass
-
-
-def capture(model: "PreTrainedModel", inputs: Arrays) -> LayerCall:
-    """Run `model` on `inputs` up to its first layer, and return how that is called."""
-    import torch
-
-    seen: list[LayerCall] = []
-
-    def hook(module: "nn.Module", args: tuple, kwargs: dict[str, Any]) -> None:
-        kept = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-        hidden, rest = (args[0], args[1:]) if args else (kwargs["hidden_states"], ())
-        seen.append(LayerCall(hidden, rest, kept))
-        raise _Captured
-
-    handle = layers_of(model)[0].register_forward_pre_hook(hook, with_kwargs=True)
-    try:
-        with torch.no_grad():
-            model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
-    except _Captured:
-        pass
-    finally:
-        handle.remove()
-    return seen[0]
 
 
 def make_stack(model: "PreTrainedModel", call: LayerCall, widths: dict[Kind, int]) -> "nn.Module":
@@ -110,8 +61,8 @@ class Stacks:
         self.directory = directory
         self.templates: dict[tuple[Kind, ...], Template] = {}  # by the kinds of block that are there
         self.layers = min(LAYERS, len(layers_of(model)))
-        self.call = capture(model, task.synthetic_inputs(TRACE["batch"], TRACE["sequence"]))
-        other = capture(model, task.synthetic_inputs(OTHER["batch"], OTHER["sequence"])).tensors()
+        self.call = capture(model, tensors(task.synthetic_inputs(TRACE["batch"], TRACE["sequence"])))
+        other = capture(model, tensors(task.synthetic_inputs(OTHER["batch"], OTHER["sequence"]))).tensors()
         self.axes = {
             name: {
                 axis: next(dim for dim, length in TRACE.items() if length == size)
@@ -140,5 +91,5 @@ class Stacks:
 
     def inputs(self, batch: int, seq_len: int | None) -> Arrays:
         """What the model itself would call its first layer with at this shape."""
-        call = capture(self.model, self.task.synthetic_inputs(batch, seq_len))
+        call = capture(self.model, tensors(self.task.synthetic_inputs(batch, seq_len)))
         return {name: tensor.numpy() for name, tensor in call.tensors().items()}

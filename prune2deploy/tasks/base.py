@@ -31,6 +31,13 @@ class Score:
         return f"{self.value:.2f} ± {self.standard_error:.2f} {self.metric} (n = {self.n})"
 
 
+def tensors(inputs: Arrays) -> "dict[str, torch.Tensor]":
+    """`inputs` for PyTorch, sharing their memory."""
+    import torch
+
+    return {name: torch.from_numpy(array) for name, array in inputs.items()}
+
+
 @dataclass
 class Batch:
     """Samples of one forward pass. `inputs`: arrays [batch, ...]; `valid`: [batch, tokens] or None (all tokens count)."""
@@ -41,9 +48,7 @@ class Batch:
 
     def tensors(self) -> "dict[str, torch.Tensor]":
         """The inputs for PyTorch."""
-        import torch
-
-        return {name: torch.from_numpy(array) for name, array in self.inputs.items()}
+        return tensors(self.inputs)
 
 
 class Samples(ABC):
@@ -57,6 +62,18 @@ class Samples(ABC):
     @abstractmethod
     def batch(self, indices: list[int]) -> Batch:
         """The samples at `indices` as one batch."""
+
+    @abstractmethod
+    def select(self, indices: list[int]) -> "Samples":
+        """Only the samples at `indices`."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """Hash of everything that the samples are made of."""
+
+    def tokens(self, index: int) -> int | None:
+        """How many positions of the residual stream sample `index` fills; None where all fill the same number."""
+        return None
 
     def order(self) -> list[int]:
         """The order in which `batches` goes through the samples; similar ones together where padding costs."""
@@ -75,6 +92,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     architecture_suffix: ClassVar[str]  # which transformers classes it is for
+    reads_first_token: ClassVar[bool]  # whether the model's head sees nothing but the first position
     columns: ClassVar[tuple[str, ...]]  # the column roles that the project file may name
 
     def __init__(self, model_dir: Path, config: "PretrainedConfig", data: DataSettings, root: Path):

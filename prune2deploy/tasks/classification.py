@@ -20,6 +20,7 @@ NO_LABEL = ""  # in the project file: this data has no labels
 class Classification(Task):
     """One label a sample; logits [n, classes]."""
 
+    reads_first_token = True
     make_samples: "Callable[[Dataset, np.ndarray | None], Samples]"
 
     def calibration(self, count: int, seed: int) -> Samples:

@@ -1,5 +1,7 @@
 """Classification of images."""
 
+import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +30,23 @@ class ImageSamples(Samples):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def select(self, indices: list[int]) -> "ImageSamples":
+        """See Samples."""
+        labels = None if self.labels is None else self.labels[indices]
+        return ImageSamples(self.rows.select(indices), self.image_column, labels, self.processor, self.where)
+
+    def digest(self) -> str:
+        """See Samples."""
+        import datasets
+
+        digest = hashlib.sha256(str(self.processor).encode())
+        for row in self.rows.cast_column(self.image_column, datasets.Image(decode=False)):
+            image = row[self.image_column]
+            digest.update(image["bytes"] or Path(image["path"]).read_bytes())
+        if self.labels is not None:
+            digest.update(self.labels.tobytes())
+        return digest.hexdigest()
 
     def batch(self, indices: list[int]) -> Batch:
         """See Samples; raises InputError, naming the row, for an image that cannot be decoded."""

@@ -1,5 +1,7 @@
 """Classification of single texts and of pairs."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +33,20 @@ class TextSamples(Samples):
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def select(self, indices: list[int]) -> "TextSamples":
+        """See Samples."""
+        encoded = {name: [rows[index] for index in indices] for name, rows in self.encoded.items()}
+        return TextSamples(encoded, None if self.labels is None else self.labels[indices], self.padding)
+
+    def digest(self) -> str:
+        """See Samples."""
+        labels = None if self.labels is None else self.labels.tolist()
+        return hashlib.sha256(json.dumps([self.encoded, labels]).encode()).hexdigest()
+
+    def tokens(self, index: int) -> int:
+        """See Samples."""
+        return self.lengths[index]
 
     def order(self) -> list[int]:
         """Short texts first, so that a batch pads little."""

@@ -1,0 +1,140 @@
+"""One streaming pass over calibration samples: the gradient of each sample's loss to every unit's mask."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prune2deploy.errors import InputError
+from prune2deploy.files import replacing
+from prune2deploy.models.family import Block
+from prune2deploy.models.registry import blocks_of, output_projection
+from prune2deploy.progress import Progress
+from prune2deploy.tasks.base import Batch, Samples, Task
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
+
+BATCH = 32
+
+
+@dataclass
+class Calibration:
+    """Everything that a method may draw its statistics from."""
+
+    model: "PreTrainedModel"  # dense; methods leave it as it is
+    task: Task
+    samples: Samples
+    seed: int
+    progress: Progress
+    cache: Path | None = None  # a folder for statistics, so that an interrupted run finds them again
+
+    def __post_init__(self) -> None:
+        self.blocks = blocks_of(self.model)
+
+    @property
+    def labels(self) -> str:
+        """Where the labels come from."""
+        return "given" if self.samples.labels is not None else "drawn from the dense model's own predictions"
+
+
+@dataclass(frozen=True)
+class Fisher:
+    """Empirical Fisher information of the mask variables, averaged over samples (Kwon et al. 2022, equation 5).
+
+    `diagonal`: [units] float64 per block; `matrix`: [units, units] float32 per block, mean of g gᵀ.
+    """
+
+    diagonal: dict[Block, np.ndarray]
+    matrix: dict[Block, np.ndarray]
+
+
+def mask_gradients(calibration: Calibration, batches: Iterable[Batch], total: int) -> "Iterator[dict[Block, torch.Tensor]]":
+    """For each batch, the gradient of every sample's loss to every mask, [batch, units] per block.
+
+    A mask multiplies what its unit feeds into the output projection, and stands at 1. Labels that the data lacks are
+    drawn from the model's own predictions, for which the gradients' covariance is the true Fisher information.
+    Raises InputError where a loss is not finite.
+    """
+    import torch
+
+    model, task = calibration.model, calibration.task
+    generator = torch.Generator().manual_seed(calibration.seed)
+    masks: dict[Block, torch.Tensor] = {}
+
+    def masking(block: Block):  # type: ignore[no-untyped-def]
+        def hook(module: "nn.Module", args: "tuple[torch.Tensor, ...]") -> "tuple[torch.Tensor, ...]":
+            per_column = masks[block].repeat_interleave(block.unit_size, dim=1)
+            return (args[0] * per_column[:, None, :], *args[1:])
+
+        return hook
+
+    handles = [
+        output_projection(model, block).register_forward_pre_hook(masking(block)) for block in calibration.blocks
+    ]
+    try:
+        with calibration.progress.track("calibrating", total) as advance:
+            for batch in batches:
+                inputs = batch.tensors()
+                size = len(next(iter(inputs.values())))
+                masks.update({block: torch.ones(size, block.units, requires_grad=True) for block in calibration.blocks})
+                logits = model(**inputs).logits
+                if batch.labels is None:
+                    labels = task.sampled_labels(logits.detach(), generator)
+                else:
+                    labels = torch.from_numpy(batch.labels)
+                loss = task.losses(logits, labels).sum()
+                if not torch.isfinite(loss):
+                    raise InputError(f"data {task.data.path!r}: the dense model's loss is not finite on some samples")
+                gradients = torch.autograd.grad(loss, list(masks.values()))
+                yield dict(zip(masks, gradients, strict=True))
+                advance()
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def fisher_information(calibration: Calibration) -> Fisher:
+    """The Fisher information over all calibration samples, in one pass; taken from the cache where it is there."""
+    stored = calibration.cache / "fisher.safetensors" if calibration.cache else None
+    if stored and stored.is_file() and (found := _read(stored, calibration.blocks)):
+        return found
+    diagonal = {block: np.zeros(block.units) for block in calibration.blocks}
+    matrix = {block: np.zeros((block.units, block.units), dtype=np.float32) for block in calibration.blocks}
+    samples = calibration.samples
+    batches = (batch for _, batch in samples.batches(BATCH))
+    for gradients in mask_gradients(calibration, batches, -(-len(samples) // BATCH)):
+        for block, gradient in gradients.items():
+            diagonal[block] += gradient.double().square().sum(0).numpy()
+            matrix[block] += (gradient.T @ gradient).numpy()
+    n = len(samples)
+    fisher = Fisher({b: d / n for b, d in diagonal.items()}, {b: m / np.float32(n) for b, m in matrix.items()})
+    if stored:
+        _write(fisher, stored)
+    return fisher
+
+
+def _write(fisher: Fisher, path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    arrays = {f"diagonal.{block.key}": array for block, array in fisher.diagonal.items()}
+    arrays |= {f"matrix.{block.key}": array for block, array in fisher.matrix.items()}
+    with replacing(path) as partial:
+        save_file(arrays, partial)
+
+
+def _read(path: Path, blocks: list[Block]) -> Fisher | None:
+    """What `_write` wrote; None where the file is damaged, so that the pass is made again."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        arrays = load_file(path)
+        return Fisher({b: arrays[f"diagonal.{b.key}"] for b in blocks}, {b: arrays[f"matrix.{b.key}"] for b in blocks})
+    except (SafetensorError, KeyError):
+        path.unlink()
+        return None

@@ -1,0 +1,45 @@
+"""Fisher pruning: Kwon et al. 2022 with per-sample gradients, an exact search and tuning that never gives up."""
+
+from prune2deploy.models.plan import Plan
+from prune2deploy.pruning.calibrate import Calibration, Fisher, fisher_information
+from prune2deploy.pruning.costs import Costs
+from prune2deploy.pruning.importance import fisher_importance
+from prune2deploy.pruning.method import Method, State, Step
+from prune2deploy.pruning.rearrange import rearrange
+from prune2deploy.pruning.search import choose_widths
+from prune2deploy.pruning.tuning import tune_masks
+
+
+class FisherMethod(Method):
+    """Knapsack over the measured table, then rearrangement, then tuning."""
+
+    name = "fisher"
+
+    def __init__(self, calibration: Calibration):
+        super().__init__(calibration)
+        self.fisher = fisher_information(calibration)
+        self.importance = fisher_importance(self.fisher.diagonal)
+
+    def search(self, costs: Costs, budget: float) -> Plan:
+        """See Method."""
+        widths = choose_widths(self.importance, costs, budget)
+        return Plan.of(self.signature, {block: self.importance[block].kept(width) for block, width in widths.items()})
+
+    def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
+        """See Method."""
+        return [("rearrangement", self._rearrange), ("mask tuning", self._tune)]
+
+    def _rearrange(self, state: State) -> State:
+        plan = rearranged(self.fisher, state.plan)
+        return State(plan, self.masked(plan))
+
+    def _tune(self, state: State) -> State:
+        calibration = self.calibration
+        tune_masks(calibration.model, state.model, state.plan, calibration.samples, calibration.progress)
+        return state
+
+
+def rearranged(fisher: Fisher, plan: Plan) -> Plan:
+    """`plan` with every block's units rearranged."""
+    kept = {block: rearrange(matrix, plan.units(block)) for block, matrix in fisher.matrix.items()}
+    return Plan.of(plan.signature, kept)

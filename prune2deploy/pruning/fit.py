@@ -1,0 +1,139 @@
+"""The closed loop: search on the table, build the engine, measure it, correct the target, search again.
+
+Latency depends on the widths alone, so candidates are built and timed before any recovery. Everything is measured
+interleaved with the dense engine and in shares of it, because the machine's clock may differ from the table's day.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prune2deploy.budget import Budget
+from prune2deploy.config import Project
+from prune2deploy.errors import CheckFailedError, InputError, UnreachableBudgetError
+from prune2deploy.models.onnx_model import export_onnx
+from prune2deploy.models.plan import Plan
+from prune2deploy.models.registry import blocks_in
+from prune2deploy.profiling.table import LatencyTable
+from prune2deploy.progress import Progress
+from prune2deploy.pruning.costs import LatencyCosts
+from prune2deploy.runtimes.base import Runtime
+from prune2deploy.runtimes.workload import DENSE, time_workload
+from prune2deploy.tasks.base import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+AIM = 0.975  # of the budget
+ACCEPTED = (0.96, 0.99)  # so that a second measurement, with its own noise, is within 95 and 100 %
+LAST_RESORT = 0.995
+ROUNDS = 6
+Search = Callable[[float], Plan]  # from a target in the table's milliseconds
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One round of the loop. Milliseconds; `used`: share of the budget that was measured."""
+
+    plan: Plan
+    predicted_ms: float
+    measured_ms: float
+    dense_ms: float
+    used: float
+
+
+class EngineBench:
+    """Times whole models of given plans against the dense model, each built as it will be exported."""
+
+    def __init__(
+        self, model: "PreTrainedModel", task: Task, project: Project, runtime: Runtime, directory: Path,
+        progress: Progress,
+    ):
+        self.model, self.task, self.runtime, self.directory, self.progress = model, task, runtime, directory, progress
+        self.workload = [
+            (point, task.synthetic_inputs(point.batch, point.seq_len)) for point in project.workload
+        ]
+        dense = directory / "dense.onnx"
+        if not dense.exists():
+            export_onnx(model, task, dense)
+        self.dense = runtime.build(dense)
+
+    def measure(self, plan: Plan) -> tuple[float, float]:
+        """(milliseconds of the model that `plan` leaves, milliseconds of the dense model), over the workload."""
+        from prune2deploy.models.surgery import shrink_
+
+        slim = copy.deepcopy(self.model)
+        shrink_(slim, plan)
+        path = self.directory / "candidate.onnx"
+        path.unlink(missing_ok=True)
+        with self.progress.track("building the candidate", 1) as advance:
+            export_onnx(slim, self.task, path)
+            advance()
+        engines = {DENSE: self.dense, "candidate": self.runtime.build(path)}
+        timings = time_workload(engines, self.workload, self.progress, "measuring the candidate")
+        path.unlink()
+        return timings["candidate"].ms, timings[DENSE].ms
+
+
+def fit_to_engine(
+    search: Search, measure: Callable[[Plan], tuple[float, float]], table: LatencyTable, budget: Budget,
+    progress: Progress, aim: float = AIM,
+) -> tuple[Candidate, list[Candidate]]:
+    """The candidate that uses the budget best without exceeding it, and all that were measured.
+
+    Raises UnreachableBudgetError before anything is measured where the table says so, and CheckFailedError, naming what
+    was reached, where no round met the budget.
+    """
+    costs = LatencyCosts(table)
+    limit = refuse_silly(table, budget)
+    accepted = (ACCEPTED[0] - AIM + aim, ACCEPTED[1] - AIM + aim)
+    target = aim * limit
+    rounds: list[Candidate] = []
+    for _ in range(ROUNDS):
+        plan = search(max(target, floor_of(table)))
+        if any(plan.kept == past.plan.kept for past in rounds):
+            break  # the grid of widths has no plan between the ones that were measured
+        measured, dense = measure(plan)
+        predicted = costs.total(plan.widths(blocks_in(plan.signature)))
+        limit = budget.limit_ms(dense)
+        rounds.append(Candidate(plan, predicted, measured, dense, measured / limit))
+        progress.note(
+            f"predicted {predicted * dense / table.dense_ms:.2f} ms, measured {measured:.2f} ms "
+            f"({100 * measured / limit:.1f} % of the budget)"
+        )
+        if accepted[0] <= rounds[-1].used <= accepted[1]:
+            break
+        in_table_ms = table.dense_ms / dense
+        target = aim * limit * in_table_ms - (measured * in_table_ms - predicted)
+    fitting = [r for r in rounds if r.used <= max(accepted[1], LAST_RESORT)]
+    if not fitting:
+        fastest = min(rounds, key=lambda r: r.used)
+        raise CheckFailedError(
+            f"the budget of {budget} was not met: after {len(rounds)} rounds the nearest model measured "
+            f"{fastest.measured_ms:.3g} ms ({100 * fastest.used:.0f} % of the budget); ask for at least that"
+        )
+    return max(fitting, key=lambda r: r.used), rounds
+
+
+def refuse_silly(table: LatencyTable, budget: Budget) -> float:
+    """The budget in the table's milliseconds; raises where it is above dense or below what is reachable."""
+    limit = budget.limit_ms(table.dense_ms)
+    if limit >= table.dense_ms:
+        raise InputError(
+            f"a budget of {budget} asks for nothing: the dense model takes {table.dense_ms:.3g} ms already"
+        )
+    if limit < floor_of(table):
+        if budget.kind == "speedup":
+            raise InputError(
+                f"a speedup of {budget.value:g} is out of reach: with every block removed the model is "
+                f"{table.dense_ms / floor_of(table):.3g} times as fast; ask for less"
+            )
+        raise UnreachableBudgetError(limit, floor_of(table))
+    return limit
+
+
+def floor_of(table: LatencyTable) -> float:
+    """What the table says of the model without any block."""
+    return table.fixed_ms

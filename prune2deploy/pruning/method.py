@@ -1,0 +1,54 @@
+"""The interface of every pruning method."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from prune2deploy.models.plan import Plan
+from prune2deploy.models.registry import family_of
+from prune2deploy.pruning.calibrate import Calibration
+from prune2deploy.pruning.costs import Costs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass
+class State:
+    """A plan, and the model that it is applied to: of dense shapes, dropped units masked. `notes`: what to tell."""
+
+    plan: Plan
+    model: "PreTrainedModel"
+    notes: list[str] = field(default_factory=list)
+
+
+Step = Callable[[State], State]
+
+
+class Method(ABC):
+    """Chooses what goes (`search`), then improves on it in `steps`; statistics are taken once, in `__init__`."""
+
+    name: ClassVar[str]
+
+    def __init__(self, calibration: Calibration):
+        self.calibration = calibration
+        self.signature = family_of(calibration.model.config).signature(calibration.model.config)
+
+    @abstractmethod
+    def search(self, costs: Costs, budget: float) -> Plan:
+        """The plan within `budget` (in `costs.unit`); raises UnreachableBudgetError."""
+
+    @abstractmethod
+    def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
+        """Named steps after the search; each keeps the widths and returns a better state."""
+
+    def masked(self, plan: Plan) -> "PreTrainedModel":
+        """A copy of the dense model with everything that `plan` drops masked."""
+        import copy
+
+        from prune2deploy.models.surgery import mask_
+
+        model = copy.deepcopy(self.calibration.model)
+        mask_(model, plan)
+        return model

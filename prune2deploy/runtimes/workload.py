@@ -1,0 +1,54 @@
+"""Latency of several engines over a whole workload, against the dense one."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from prune2deploy.config import WorkloadPoint
+from prune2deploy.progress import Progress
+from prune2deploy.runtimes.base import Arrays, Engine
+from prune2deploy.runtimes.measure import Timing, interleaved
+
+DENSE = "dense"
+ROUNDS = 40
+
+
+@dataclass(frozen=True)
+class WorkloadTiming:
+    """One engine: a timing per workload point, and the mean of their medians, weighted as the workload is."""
+
+    points: list[Timing]
+    ms: float
+
+    @property
+    def spread(self) -> float:
+        """The largest spread of any point."""
+        return max(timing.spread for timing in self.points)
+
+
+def time_workload(
+    engines: dict[str, Engine], workload: list[tuple[WorkloadPoint, Arrays]], progress: Progress, description: str,
+    rounds: int = ROUNDS,
+) -> dict[str, WorkloadTiming]:
+    """Time `engines`, interleaved with engines["dense"]; raises UnstableMeasurementError.
+
+    Args:
+        engines: by name, the dense one among them.
+        workload: its points, each with inputs of its shape.
+        progress: told about each round.
+        description: what is being measured.
+        rounds: visits to each engine; more where the machine has not settled.
+    """
+    per_point = []
+    for point, inputs in workload:
+        runs = {}
+        for name, engine in engines.items():
+            runs[name] = lambda engine=engine, inputs=inputs: engine.time_ms(inputs)
+        per_point.append(interleaved(runs, DENSE, rounds, progress, f"{description}, {point}"))
+    weights = [point.weight for point, _ in workload]
+    found = {}
+    for name in engines:
+        points = [timings[name] for timings in per_point]
+        mean = float(np.average([timing.median_ms for timing in points], weights=weights))
+        found[name] = WorkloadTiming(points, mean)
+    return found
