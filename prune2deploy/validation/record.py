@@ -1,0 +1,101 @@
+"""`report.json`: everything that was checked of a package, and what came out."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from prune2deploy.budget import Budget
+from prune2deploy.config import WorkloadPoint
+from prune2deploy.files import Record
+from prune2deploy.models.checkpoint import FitRound, StageResult
+from prune2deploy.models.family import Kind, ModelSignature
+from prune2deploy.profiling.table import PointTable
+from prune2deploy.runtimes.base import DeviceInfo, RuntimeInfo
+
+
+class Check(Record):
+    """One promise and whether it was kept."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+class PointLatency(Record):
+    """Latency of one engine at one workload point, milliseconds; `spread`: interquartile range over median."""
+
+    point: WorkloadPoint
+    median_ms: float
+    p90_ms: float
+    p95_ms: float
+    spread: float
+    n: int
+
+
+class EngineLatency(Record):
+    """Latency of one engine; `ms`: the points' medians, averaged with the workload's weights."""
+
+    ms: float
+    points: list[PointLatency]
+
+
+class MetricRecord(Record):
+    """A task metric in points."""
+
+    metric: str
+    value: float
+    standard_error: float
+    n: int
+
+
+class Numerics(Record):
+    """Logits on real samples. `onnx_*`: the exported graph against PyTorch; `dense_*`: pruned against dense."""
+
+    samples: int
+    onnx_max_error: float
+    tolerance: float
+    largest_logit: float
+    dense_mean_difference: float
+    same_prediction: float = Field(ge=0, le=1, description="share of samples that dense and pruned agree on")
+
+
+class Report(Record):
+    """The report of one package. `headline` is its first line and names whatever failed."""
+
+    schema_version: int = Field(1, ge=1, le=1)
+    verdict: Literal["passed", "failed"]
+    headline: str
+    name: str
+    created_at: str
+    source: str
+    task: str
+    data: str
+    method: str
+    budget: Budget
+    limit_ms: float | None = Field(None, description="the budget in milliseconds; None for a FLOPs budget")
+    checks: list[Check]
+    signature: ModelSignature
+    widths: dict[Kind, list[int]] = Field(description="kept units per layer")
+    dense_widths: dict[Kind, int]
+    parameters_dense: int
+    parameters_pruned: int
+    onnx_bytes_dense: int
+    onnx_bytes_pruned: int
+    fused: bool = Field(description="whether a fused graph was measured faster and equal, and is the one exported")
+    numerics: Numerics
+    metric_dense: MetricRecord
+    metric_pruned: MetricRecord
+    latency_dense: EngineLatency
+    latency_pruned: EngineLatency
+    speedup: float = Field(description="dense over pruned, from one interleaved run")
+    predicted_ms: float | None = Field(None, description="by the table, scaled to the dense latency of this run")
+    prediction_error: float | None = None
+    stages: list[StageResult]
+    fitted: list[FitRound]
+    seconds: dict[str, float] = Field(description="wall time of each stage of the work")
+    peak_memory_gb: float
+    device: DeviceInfo
+    runtime: RuntimeInfo
+    table_points: list[PointTable] = Field(description="the latency table's curves; empty without a table")
+    table_error: float | None = None
+    versions: dict[str, str]

@@ -1,0 +1,80 @@
+import os
+import tempfile
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="prune2deploy-tests-")
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import tiny
+import torch
+
+torch.set_num_threads(2)
+
+
+def pytest_unconfigure():
+    shutil.rmtree(os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def bert_dir(tmp_path_factory):
+    return tiny.save_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def vit_dir(tmp_path_factory):
+    return tiny.save_vit(tmp_path_factory.mktemp("vit"))
+
+
+@pytest.fixture(scope="session")
+def text_data(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("texts")
+    tiny.write_jsonl(directory / "train.jsonl", tiny.text_rows(40, seed=0))
+    tiny.write_jsonl(directory / "validation.jsonl", tiny.text_rows(24, seed=1))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def pair_data(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("pairs")
+    tiny.write_jsonl(directory / "train.jsonl", tiny.pair_rows(32, seed=2))
+    tiny.write_jsonl(directory / "validation.jsonl", tiny.pair_rows(16, seed=3))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def image_data(tmp_path_factory):
+    return tiny.save_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture
+def make_project():
+    return tiny.make_project
+
+
+@pytest.fixture
+def dense_copy(bert_dir, tmp_path):
+    """A copy of the tiny BERT that a test may damage."""
+    return shutil.copytree(bert_dir, tmp_path / "damaged")
+
+
+@pytest.fixture(params=["bert", "vit"])
+def case(request, tmp_path):
+    """A model of each family with its task and real samples, for what must hold of every family."""
+    model_dir = request.getfixturevalue(f"{request.param}_dir")
+    data, task = {
+        "bert": ("text_data", "text-classification"), "vit": ("image_data", "image-classification")
+    }[request.param]  # fmt: skip
+    project = tiny.make_project(model_dir, request.getfixturevalue(data), task, tmp_path)
+    model, task = tiny.loaded_task(project)
+    return SimpleNamespace(
+        family=request.param,
+        directory=model_dir,
+        project=project,
+        model=model,
+        task=task,
+        samples=task.evaluation(),
+    )

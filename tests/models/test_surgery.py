@@ -1,0 +1,91 @@
+import copy
+
+import pytest
+import torch
+from tiny import PLANS, loaded_task, plan_keeping
+
+from prune2deploy.models.registry import blocks_of, family_of, layers_of, output_projection
+from prune2deploy.models.surgery import mask_, shrink_
+
+
+def logits(case, model):
+    with torch.no_grad():
+        return torch.cat([model(**batch.tensors()).logits for _, batch in case.samples.batches(5)])
+
+
+@pytest.fixture(params=PLANS.values(), ids=PLANS)
+def plan(request, case):
+    return plan_keeping(case.model, request.param)
+
+
+def pruned(case, plan, how):
+    model = copy.deepcopy(case.model)
+    how(model, plan)
+    return model
+
+
+def test_masked_and_shrunk_models_say_the_same(case, plan):
+    masked, shrunk = (logits(case, pruned(case, plan, how)) for how in (mask_, shrink_))
+    torch.testing.assert_close(shrunk, masked, rtol=1e-5, atol=1e-5)
+    # what was dropped mattered, so that agreement means something
+    assert (masked - logits(case, case.model)).abs().max() > 1e-2
+
+
+def test_shrunk_model_holds_only_the_kept_units(case, plan):
+    shrunk = pruned(case, plan, shrink_)
+    hidden = case.model.config.hidden_size
+    for block in blocks_of(case.model):
+        branch = family_of(case.model.config).branches[block.kind]
+        layer = layers_of(shrunk)[block.layer]
+        size = plan.width(block) * block.unit_size
+        left = sum(parameter.numel() for parameter in layers_of(case.model)[block.layer].parameters())
+        assert sum(parameter.numel() for parameter in layer.parameters()) < left
+        if size:
+            assert layer.get_submodule(branch.consumer).weight.shape == (hidden, size)
+            assert all(layer.get_submodule(path).weight.shape == (size, hidden) for path in branch.producers)
+
+
+def test_parameters_fall_by_exactly_what_the_dropped_units_held(case):
+    plan = plan_keeping(case.model, PLANS["ragged"])
+    hidden = case.model.config.hidden_size
+    dropped = 0
+    for block in blocks_of(case.model):
+        producers = len(family_of(case.model.config).branches[block.kind].producers)
+        per_unit = block.unit_size * (producers * (hidden + 1) + hidden)
+        dropped += (block.units - plan.width(block)) * per_unit
+    count = sum(parameter.numel() for parameter in case.model.parameters())
+    assert sum(parameter.numel() for parameter in pruned(case, plan, shrink_).parameters()) == count - dropped
+
+
+def test_model_without_blocks_has_no_matrix_left_in_its_layers(case):
+    shrunk = pruned(case, plan_keeping(case.model, PLANS["all vanished"]), shrink_)
+    assert all(parameter.ndim == 1 for parameter in layers_of(shrunk).parameters())
+
+
+def test_plan_that_keeps_everything_changes_nothing(case):
+    plan = plan_keeping(case.model, lambda block: block.units)
+    assert torch.equal(logits(case, pruned(case, plan, shrink_)), logits(case, case.model))
+    assert torch.equal(logits(case, pruned(case, plan, mask_)), logits(case, case.model))
+
+
+def test_mask_zeroes_the_dropped_columns_and_no_others(case):
+    plan = plan_keeping(case.model, PLANS["ragged"])
+    masked = pruned(case, plan, mask_)
+    for block in blocks_of(case.model):
+        before = output_projection(case.model, block).weight.unflatten(1, (block.units, block.unit_size))
+        after = output_projection(masked, block).weight.unflatten(1, (block.units, block.unit_size))
+        for unit in range(block.units):
+            expected = before[:, unit] if unit in plan.units(block) else torch.zeros_like(before[:, unit])
+            assert torch.equal(after[:, unit], expected)
+
+
+def test_padding_does_not_leak_into_a_shrunk_model(bert_dir, text_data, make_project, tmp_path):
+    model, task = loaded_task(make_project(bert_dir, text_data, "text-classification", tmp_path))
+    samples = task.evaluation()
+    shrink_(model, plan_keeping(model, PLANS["ragged"]))
+    shortest = samples.order()[0]
+    with torch.no_grad():
+        alone = model(**samples.batch([shortest]).tensors()).logits
+        padded = model(**samples.padded([shortest], 30).tensors()).logits
+    assert samples.lengths[shortest] < 30
+    torch.testing.assert_close(padded, alone, rtol=1e-5, atol=1e-5)

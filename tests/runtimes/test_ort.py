@@ -1,0 +1,137 @@
+import os
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from prune2deploy.config import Target
+from prune2deploy.errors import InputError, MissingPackageError
+from prune2deploy.runtimes.base import DeviceInfo
+from prune2deploy.runtimes.ort import OnnxRuntime, usable_cores
+from prune2deploy.runtimes.registry import runtime_for
+
+
+@pytest.fixture
+def doubling(tmp_path):
+    """A graph that doubles its input."""
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", 2])
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch", 2])
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Add", ["x", "x"], ["y"])], "doubling", [value], [result]
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+def test_engine_runs_the_graph(doubling):
+    engine = runtime_for(Target(threads=1)).build(doubling)
+    inputs = {"x": np.array([[1.0, 2.0], [3.0, -4.0]], dtype=np.float32)}
+    assert np.array_equal(engine.run(inputs), 2 * inputs["x"])
+    assert engine.time_ms(inputs) > 0
+
+
+def test_engine_uses_the_threads_that_it_says(doubling):
+    for threads in (1, 2):
+        runtime = OnnxRuntime(Target(threads=threads))
+        options = runtime.build(doubling).session.get_session_options()
+        assert options.intra_op_num_threads == runtime.describe().threads == threads
+        for key, value in runtime.describe().settings.items():
+            assert options.get_session_config_entry(key) == value
+
+
+@pytest.mark.parametrize("content", [b"", b"not onnx", b"\x08\x07" * 50])
+def test_file_that_is_no_model(tmp_path, content):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="ONNX Runtime does not load it") as caught:
+        OnnxRuntime(Target()).build(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(InputError, match="ONNX Runtime does not load it"):
+        OnnxRuntime(Target()).build(tmp_path / "nowhere.onnx")
+
+
+def test_gpu_target_needs_a_gpu(monkeypatch):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(InputError, match="no CUDA here") as caught:
+        runtime_for(Target(device="gpu"))
+    assert "CPUExecutionProvider" in str(caught.value)
+    assert "--cpu" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_silent_fall_back_to_the_cpu_is_noticed(doubling, monkeypatch):
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    runtime = OnnxRuntime(Target(device="gpu"))
+
+    class Session:
+        def __init__(self, *args, **kwargs):
+            pass
+
+        def get_providers(self):
+            return ["CPUExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    with pytest.raises(
+        InputError, match="gave CPUExecutionProvider where CUDAExecutionProvider was asked for"
+    ):
+        runtime.build(doubling)
+
+
+def test_missing_package_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'prune2deploy\[cpu\]'"):
+        OnnxRuntime(Target()).describe()
+
+
+def test_description_says_what_latency_depends_on():
+    info = OnnxRuntime(Target(threads=3)).describe()
+    assert (info.name, info.version, info.provider) == (
+        "onnxruntime",
+        onnxruntime.__version__,
+        "CPUExecutionProvider",
+    )
+    assert info.threads == 3
+    assert info.settings["session.intra_op.allow_spinning"] == "0"
+    if hasattr(os, "sched_getaffinity"):
+        assert set(info.affinity) == os.sched_getaffinity(0)
+
+
+def test_default_is_a_thread_for_each_core_that_we_may_use(monkeypatch):
+    from prune2deploy.runtimes import ort
+
+    monkeypatch.setattr(ort.psutil, "cpu_count", lambda logical: 8)
+    monkeypatch.setattr(ort, "affinity", lambda: [0, 1, 2])
+    assert OnnxRuntime(Target()).describe().threads == 3
+    monkeypatch.setattr(ort, "affinity", lambda: list(range(16)))
+    assert OnnxRuntime(Target()).describe().threads == 8
+    monkeypatch.setattr(ort.psutil, "cpu_count", lambda logical: None)
+    assert usable_cores() == 1
+
+
+def test_device_is_this_machine():
+    device = OnnxRuntime(Target()).device()
+    assert device.kind == "cpu"
+    assert device.cores == usable_cores()
+    assert device.name
+    assert device.memory_gb > 0
+
+
+@pytest.mark.parametrize(
+    ("device", "slug"),
+    [
+        (DeviceInfo(kind="cpu", name="Intel(R) Xeon(R) Gold 6240 @ 2.60GHz", cores=4, memory_gb=8),
+         "intel-r-xeon-r-gold-6240-2-60ghz-4c"),
+        (DeviceInfo(kind="gpu", name="NVIDIA H100 80GB", cores=132, memory_gb=80), "nvidia-h100-80gb"),
+        (DeviceInfo(kind="cpu", name="../../etc", cores=1, memory_gb=1), "etc-1c"),
+    ],
+)  # fmt: skip
+def test_device_name_makes_a_safe_folder_name(device, slug):
+    assert device.slug == slug
