@@ -44,3 +44,7 @@ class CheckFailedError(Prune2DeployError):
     """A result does not keep its promise, so it is not presented as done."""
 
     exit_code = 1
+
+
+class BudgetMissedError(CheckFailedError):
+    """The exported artifact is slower than its budget, and nothing else is wrong with it."""

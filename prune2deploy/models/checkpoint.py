@@ -34,9 +34,11 @@ class StageResult(Record):
     standard_error: float
     metric: str
     n: int
-    reconstruction_error: float | None = Field(
-        None, description="squared error of the last layer's output, relative to its variance, on calibration samples"
+    reconstruction_error: float = Field(
+        description="squared error of the last layer's output, relative to its variance, held-out calibration samples"
     )
+    divergence: float = Field(description="from the dense model's predictions, held-out calibration samples, nats")
+    kept: bool = Field(True, description="a step that raises the divergence is not kept")
     seconds: float = 0.0
     notes: list[str] = Field(default_factory=list)
 

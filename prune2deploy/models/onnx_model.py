@@ -39,3 +39,11 @@ def export_onnx(model: "PreTrainedModel", task: "Task", path: Path) -> None:
     example = task.synthetic_inputs(TRACE_BATCH, TRACE_LENGTH)
     inputs = {name: torch.from_numpy(example[name]) for name in axes}
     to_onnx(logits_of(model), inputs, axes, task.axis_limits(), OUTPUT, path)
+
+
+def dense_onnx(model: "PreTrainedModel", task: "Task", directory: Path, digest: str) -> Path:
+    """The dense `model`, whose files have hash `digest`, as ONNX in `directory`: exported once, however many ask."""
+    path = directory / f"{digest[:16]}-{'-'.join(task.dynamic_axes())}.onnx"
+    if not path.exists():
+        export_onnx(model, task, path)
+    return path

@@ -78,11 +78,11 @@ def ranges_of(units: Iterable[int]) -> str:
 def units_of(ranges: str) -> list[int]:
     """`"0-2,5"` as `[0, 1, 2, 5]`; raises ValueError unless ascending, without repetition and of sane size."""
     units: list[int] = []
-    for part in filter(None, ranges.split(",")):
-        first, _, last = part.partition("-")
-        if not (first.isdecimal() and (last or first).isdecimal()):
+    for part in ranges.split(",") if ranges else []:
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ValueError(f"{part!r} is not a unit or a range of units")
-        low, high = int(first), int(last or first)
+        low, high = int(first), int(last if dash else first)
         if high < low or (units and low <= units[-1]) or high >= 1 << 24:
             raise ValueError(f"{part!r} is out of order")
         units.extend(range(low, high + 1))

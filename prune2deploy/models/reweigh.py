@@ -1,7 +1,9 @@
 """The ONNX graph of a module, with the weights of a narrower one: seconds saved at each width that profiling measures.
 
-A graph does not change with the widths as long as the same blocks are there; only its weights do. Which initializer
-holds which parameter is told by name, or by content where the exporter stored a weight transposed under another name.
+A graph whose axes are free does not change with the widths as long as the same blocks are there; only its weights do.
+Where the exporter has baked a width into the graph (head counts where the sequence length is fixed), shape inference
+says so, and the caller exports anew. Which initializer holds which parameter is told by name, or by content where the
+exporter stored a weight transposed under another name.
 """
 
 import hashlib

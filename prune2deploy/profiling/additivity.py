@@ -30,8 +30,8 @@ class WholeModels:
     """Whole models of random plans, built once and timed at every workload point. The first is the dense one."""
 
     def __init__(
-        self, model: "PreTrainedModel", task: Task, runtime: Runtime, grids: dict[Kind, list[int]], directory: Path,
-        progress: Progress, seed: int,
+        self, model: "PreTrainedModel", task: Task, runtime: Runtime, grids: dict[Kind, list[int]], dense: Path,
+        directory: Path, progress: Progress, seed: int,
     ):
         from prune2deploy.models.onnx_model import logits_of
         from prune2deploy.models.reweigh import Template
@@ -43,9 +43,6 @@ class WholeModels:
         self.plans = random_plans(self.blocks, grids, FITTED + UNSEEN, seed)
         signature = family_of(model.config).signature(model.config)
         self.engines: list[Engine] = []
-        dense = directory / "dense.onnx"
-        if not dense.exists():
-            export_onnx(model, task, dense)
         template = Template(dense, logits_of(model))
         with progress.track("building whole models", len(self.plans)) as advance:
             for widths in self.plans:

@@ -10,7 +10,8 @@ import numpy as np
 
 from prune2deploy.config import Project, WorkloadPoint
 from prune2deploy.files import sha256_of, write_record
-from prune2deploy.models.checkpoint import load_dense, resolve_model
+from prune2deploy.models.checkpoint import digest_of_model, load_dense, resolve_model
+from prune2deploy.models.onnx_model import dense_onnx
 from prune2deploy.models.registry import family_of
 from prune2deploy.profiling.additivity import (
     FITTED,
@@ -52,7 +53,8 @@ def profile(project: Project, progress: Progress | None = None) -> tuple[Latency
     curves = [sweep.curves(grids, point) for point in project.workload]
     sweep.engines.clear()  # their memory is needed for the whole models
 
-    whole = WholeModels(model, task, runtime, grids, graphs, progress, project.calibration.seed)
+    dense = dense_onnx(model, task, project.state / "dense", digest_of_model(directory))
+    whole = WholeModels(model, task, runtime, grids, dense, graphs, progress, project.calibration.seed)
     points, checks, spreads = [], [], []
     for point, at_point in zip(project.workload, curves, strict=True):
         timings = whole.timings(point)

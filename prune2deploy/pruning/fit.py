@@ -48,16 +48,13 @@ class EngineBench:
     """Times whole models of given plans against the dense model, each built as it will be exported."""
 
     def __init__(
-        self, model: "PreTrainedModel", task: Task, project: Project, runtime: Runtime, directory: Path,
+        self, model: "PreTrainedModel", task: Task, project: Project, runtime: Runtime, dense: Path, directory: Path,
         progress: Progress,
     ):
         self.model, self.task, self.runtime, self.directory, self.progress = model, task, runtime, directory, progress
         self.workload = [
             (point, task.synthetic_inputs(point.batch, point.seq_len)) for point in project.workload
         ]
-        dense = directory / "dense.onnx"
-        if not dense.exists():
-            export_onnx(model, task, dense)
         self.dense = runtime.build(dense)
 
     def measure(self, plan: Plan) -> tuple[float, float]:

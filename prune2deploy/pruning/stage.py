@@ -10,7 +10,7 @@ import numpy as np
 
 from prune2deploy.budget import Budget
 from prune2deploy.config import Project
-from prune2deploy.errors import CheckFailedError
+from prune2deploy.errors import CheckFailedError, InputError
 from prune2deploy.files import refuse_existing, sha256_of, staged_directory
 from prune2deploy.models.checkpoint import (
     FitRound,
@@ -23,7 +23,7 @@ from prune2deploy.models.checkpoint import (
     resolve_model,
     save_pruned,
 )
-from prune2deploy.models.plan import Plan
+from prune2deploy.models.onnx_model import dense_onnx
 from prune2deploy.models.registry import family_of
 from prune2deploy.profiling.table import LatencyTable, check_matches, read_table, table_path
 from prune2deploy.progress import Progress
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 EQUAL = 1e-5  # masked against shrunk logits, relative to the largest logit
+HELD_OUT = 256  # calibration samples that no statistics are taken from
 AWAY_MARGIN = 0.03  # of the budget, kept free where the target device is not here to measure on
 
 
@@ -65,7 +66,7 @@ def prune(
     directory = resolve_model(project.model, project.root)
     model = load_dense(directory)
     task = task_of(project, directory, model.config)
-    samples = task.calibration(project.calibration.samples, project.calibration.seed)
+    samples, held_out = calibration_samples(task, project)
     evaluation = task.evaluation()
     source, digest = digest_of_model(directory), samples.digest()
     key = hashlib.sha256(f"{source}{digest}{project.calibration.seed}".encode()).hexdigest()[:16]
@@ -81,7 +82,8 @@ def prune(
     if found:
         costs: Costs = LatencyCosts(found[0])
         if table is None:
-            bench = EngineBench(model, task, project, runtime_for(project.target), state, progress)
+            dense_file = dense_onnx(model, task, project.state / "dense", source)
+            bench = EngineBench(model, task, project, runtime_for(project.target), dense_file, state, progress)
             fitted = fit_to_engine(lambda ms: instance.search(costs, ms), bench.measure, found[0], budget, progress, aim)
         else:
             fitted = away_from_target(instance, costs, found[0], budget)
@@ -92,15 +94,15 @@ def prune(
         fitted = (Candidate(instance.search(costs, target), 0, 0, 0, 0), [])
     plan = fitted[0].plan
 
-    stages = Stages(model, task, samples, evaluation, progress)
+    stages = Stages(model, task, held_out, evaluation, progress)
     dense = stages.dense(calibrating)
     pruned = State(plan, instance.masked(plan))
     stages.add("search", pruned, watch.lap())
     for name, step in instance.steps(costs, max(target, costs.fixed)):
         watch.lap()
-        pruned = step(pruned)
-        stages.add(name, pruned, watch.lap())
-        pruned.notes = []
+        improved = step(copy.deepcopy(pruned))
+        if stages.add(name, improved, watch.lap()):
+            pruned = State(improved.plan, improved.model)
     shrunk, difference = shrunk_equal(pruned, evaluation)
     provenance = Provenance(
         source=project.model, source_sha256=source, task=task.name, method=method, budget=budget,
@@ -114,6 +116,18 @@ def prune(
     with staged_directory(out) as partial:
         save_pruned(shrunk, pruned.plan, provenance, directory, partial)
     return read_pruned_record(out)
+
+
+def calibration_samples(task: Task, project: Project) -> tuple[Samples, Samples]:
+    """(samples for statistics, samples held out from them to judge each stage on)."""
+    wanted = project.calibration.samples
+    samples = task.calibration(wanted + HELD_OUT, project.calibration.seed)
+    count = min(HELD_OUT, len(samples) // 8)
+    if count == 0:
+        raise InputError(f"data {project.data.path!r}: {len(samples)} samples are too few to calibrate on; give 8 or more")
+    order = np.random.default_rng(project.calibration.seed).permutation(len(samples))
+    held_out, rest = sorted(order[:count].tolist()), sorted(order[count:].tolist())
+    return samples.select(rest[:wanted]), samples.select(held_out)
 
 
 def find_table(project: Project, model: "PreTrainedModel", given: Path | None) -> tuple[LatencyTable, Path]:
@@ -143,34 +157,48 @@ class Stages:
     """Measures what every stage leaves of the model, on the same samples."""
 
     def __init__(
-        self, dense: "PreTrainedModel", task: Task, calibration: Samples, evaluation: Samples, progress: Progress
+        self, dense: "PreTrainedModel", task: Task, held_out: Samples, evaluation: Samples, progress: Progress
     ):
-        self.task, self.evaluation, self.progress = task, evaluation, progress
+        self.task, self.evaluation, self.held_out, self.progress = task, evaluation, held_out, progress
         self.outputs = outputs_of(torch_run(dense), evaluation)
-        self.reconstruction = Reconstruction(dense, calibration)
+        self.held_out_outputs = outputs_of(torch_run(dense), held_out)
+        self.reconstruction = Reconstruction(dense, held_out)
         self.results: list[StageResult] = []
+        self.best = float("inf")
 
     def dense(self, seconds: float) -> StageResult:
         """The dense model's own score; `seconds`: what calibration took."""
         score = score_outputs(self.outputs, self.task, self.evaluation, self.outputs)
         return StageResult(
             stage="dense", score=score.value, standard_error=score.standard_error, metric=score.metric, n=score.n,
-            reconstruction_error=0.0, seconds=round(seconds, 2), notes=["seconds: calibration"],
+            reconstruction_error=0.0, divergence=0.0, seconds=round(seconds, 2), notes=["seconds: calibration"],
         )  # fmt: skip
 
-    def add(self, stage: str, state: State, seconds: float) -> None:
-        """Score `state` after `stage`, which took `seconds`."""
+    def add(self, stage: str, state: State, seconds: float) -> bool:
+        """Score `state` after `stage`, which took `seconds`; whether it is the nearest to the dense model so far.
+
+        What decides is held out from statistics and from evaluation; the evaluation score is reported, never used.
+        """
+        run = torch_run(state.model)
         with self.progress.track(f"scoring after {stage}", 1) as advance:
-            score = score_of(torch_run(state.model), self.task, self.evaluation, self.outputs)
+            score = score_of(run, self.task, self.evaluation, self.outputs)
+            divergence = self.task.divergence(outputs_of(run, self.held_out), self.held_out_outputs)
             error = self.reconstruction.error(state.model)
             advance()
+        kept = divergence <= self.best
+        notes = list(state.notes)
+        if kept:
+            self.best = divergence
+        else:
+            notes.append(f"not kept: on held-out samples the divergence rose from {self.best:.4f} to {divergence:.4f}")
         self.results.append(StageResult(
             stage=stage, score=score.value, standard_error=score.standard_error, metric=score.metric, n=score.n,
-            reconstruction_error=error, seconds=round(seconds, 2), notes=list(state.notes),
+            reconstruction_error=error, divergence=divergence, kept=kept, seconds=round(seconds, 2), notes=notes,
         ))  # fmt: skip
-        self.progress.note(f"after {stage}: {score}, reconstruction error {error:.3f}")
-        for note in state.notes:
-            self.progress.note(note)
+        self.progress.note(f"after {stage}: {score}, reconstruction error {error:.3f}, divergence {divergence:.4f}")
+        for note in notes:
+            self.progress.note(f"{stage}: {note}")
+        return kept
 
 
 class Stopwatch:

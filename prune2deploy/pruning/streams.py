@@ -175,9 +175,8 @@ def _within(model: "PreTrainedModel", samples: Samples, tokens: int) -> Iterator
 class Reconstruction:
     """How far the pruned model's last layer is from the dense model's, on a fixed set of samples."""
 
-    def __init__(self, dense: "PreTrainedModel", samples: Samples, count: int = 256):
-        indices = np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int)).tolist()
-        self.samples = samples.select(indices)
+    def __init__(self, dense: "PreTrainedModel", samples: Samples):
+        self.samples = samples
         self.dense = self._last_layer(dense)
 
     def error(self, pruned: "PreTrainedModel") -> float:

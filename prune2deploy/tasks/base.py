@@ -152,6 +152,10 @@ class Task(ABC):
         """The task metric of `outputs` [n, ...]."""
 
     @abstractmethod
+    def divergence(self, outputs: np.ndarray, reference: np.ndarray) -> float:
+        """How far `outputs` [n, ...] are from the dense model's, in units of the loss; needs no labels."""
+
+    @abstractmethod
     def predictions(self, outputs: np.ndarray) -> np.ndarray:
         """What the model says for each of `outputs`: stands for labels where the data has none."""
 

@@ -66,6 +66,13 @@ class Classification(Task):
         error = float(np.sqrt(accuracy * (1 - accuracy) / n))
         return Score("accuracy", 100 * accuracy, 100 * error, n)
 
+    def divergence(self, outputs: np.ndarray, reference: np.ndarray) -> float:
+        """Mean Kullback-Leibler divergence of the predicted distributions from the reference's, nats."""
+        from scipy.special import log_softmax
+
+        wanted, got = log_softmax(reference.astype(np.float64), -1), log_softmax(outputs.astype(np.float64), -1)
+        return float((np.exp(wanted) * (wanted - got)).sum(-1).mean())
+
     def predictions(self, outputs: np.ndarray) -> np.ndarray:
         """The likeliest class of each sample."""
         return outputs.argmax(-1)

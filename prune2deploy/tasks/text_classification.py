@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question", "sentence"), ("question1", "question2"),
          ("text1", "text2"), ("text", "text_pair"))  # fmt: skip
 SINGLES = ("text", "sentence", "content", "review")
+# without any of these, transformers makes up a tokenizer that knows no word
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 
 
 class TextSamples(Samples):
@@ -90,6 +92,11 @@ class TextClassification(Classification):
         if self._tokenizer is None:
             from transformers import AutoTokenizer
 
+            if not any((self.model_dir / name).is_file() for name in TOKENIZER_FILES):
+                raise InputError(
+                    f"{self.model_dir}: no tokenizer here ({', '.join(TOKENIZER_FILES)}); copy it from the model that this "
+                    "one was fine-tuned from"
+                )
             try:
                 self._tokenizer = AutoTokenizer.from_pretrained(self.model_dir, trust_remote_code=False)
             except Exception as error:  # a broken tokenizer file raises whatever its parser raises

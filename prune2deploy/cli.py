@@ -1,0 +1,273 @@
+"""The command line: parse, call the stage of the same name, print."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from prune2deploy.config import Project, load_project
+from prune2deploy.console import RichProgress, guarded, print_json
+from prune2deploy.errors import InputError
+
+if TYPE_CHECKING:
+    from prune2deploy.models.checkpoint import PrunedRecord
+    from prune2deploy.validation.record import Report
+
+app = typer.Typer(
+    help="Prune a fine-tuned Transformer to a measured latency budget and carry it, validated, into production.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+)  # fmt: skip
+
+ProjectFile = Annotated[
+    Optional[Path], typer.Option("--project", help="The project file; prune2deploy.toml here by default.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Cpu = Annotated[bool, typer.Option("--cpu", help="Target the CPU.")]
+Gpu = Annotated[bool, typer.Option("--gpu", help="Target the NVIDIA GPU.")]
+Batches = Annotated[
+    Optional[list[int]], typer.Option("--batch", help="Batch size of a workload point; repeat for several.")
+]
+Lengths = Annotated[
+    Optional[list[int]], typer.Option("--seq-len", help="Sequence length of a workload point; one for each --batch.")
+]
+Threads = Annotated[Optional[int], typer.Option(help="CPU threads; one a physical core by default.")]
+LatencyMs = Annotated[Optional[float], typer.Option("--latency-ms", help="Budget: milliseconds over the workload.")]
+Speedup = Annotated[Optional[float], typer.Option("--speedup", help="Budget: how many times as fast as dense.")]
+MethodName = Annotated[str, typer.Option("--method", help="How to prune; `fisher` is the default.")]
+MaxLoss = Annotated[
+    Optional[float], typer.Option("--max-loss", help="Refuse to export what loses more points of the task metric.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Export even if a check fails; the report says so first.")]
+Repository = Annotated[Path, typer.Option("--out", help="The model repository to export into.")]
+Name = Annotated[Optional[str], typer.Option("--name", help="The model's name in the repository.")]
+
+
+@app.command()
+@guarded
+def init(
+    model: Annotated[str, typer.Argument(help="A model directory, or a hub id.")],
+    data: Annotated[str, typer.Option(help="A file or directory, or a hub data set name[:config].")],
+    task: Annotated[Optional[str], typer.Option(help="text-classification or image-classification.")] = None,
+    text: Annotated[Optional[str], typer.Option(help="Name of the text column.")] = None,
+    text_pair: Annotated[Optional[str], typer.Option(help="Name of the second text's column.")] = None,
+    image: Annotated[Optional[str], typer.Option(help="Name of the image column.")] = None,
+    label: Annotated[Optional[str], typer.Option(help="Name of the label column.")] = None,
+    unlabelled: Annotated[bool, typer.Option("--unlabelled", help="Calibrate without labels.")] = False,
+    calibration: Annotated[Optional[str], typer.Option(help="Split to calibrate on, such as train[:50%].")] = None,
+    evaluation: Annotated[Optional[str], typer.Option(help="Split to measure the task metric on.")] = None,
+    samples: Annotated[Optional[int], typer.Option(help="Calibration samples; 2048 by default.")] = None,
+    max_length: Annotated[Optional[int], typer.Option(help="Cut texts to this many tokens.")] = None,
+    batch: Batches = None,
+    seq_len: Lengths = None,
+    cpu: Cpu = False,
+    gpu: Gpu = False,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Look at a model and its data, and write prune2deploy.toml."""
+    from prune2deploy.initialise import init as stage
+
+    roles = {"text": text, "text_pair": text_pair, "image": image, "label": "" if unlabelled else label}
+    settings: dict = {"target": _target(cpu, gpu, threads)}
+    if samples is not None:
+        settings["calibration"] = {"samples": samples}
+    if max_length is not None:
+        settings["data"] = {"max_length": max_length}
+    if points := _points(batch, seq_len):
+        settings["workload"] = points
+    columns = {role: name for role, name in roles.items() if name is not None}
+    project, path = stage(model, data, Path.cwd(), task, columns, (calibration, evaluation), settings)
+    if as_json:
+        print_json({"path": str(path), "project": project.model_dump(mode="json", exclude_none=True)})
+        return
+    typer.echo(f"{path.name} written: {project.task}, calibration on {project.data.calibration!r}, "
+               f"evaluation on {project.data.evaluation!r}, columns {project.data.columns}")  # fmt: skip
+
+
+@app.command()
+@guarded
+def profile(
+    project: ProjectFile = None, cpu: Cpu = False, gpu: Gpu = False, batch: Batches = None, seq_len: Lengths = None,
+    threads: Threads = None, as_json: Json = False,
+) -> None:
+    """Measure the latency table of the model on this machine."""
+    from prune2deploy.profiling.stage import profile as stage
+
+    table, path = stage(_project(project, cpu, gpu, batch, seq_len, threads), RichProgress())
+    if as_json:
+        print_json({"path": str(path), "dense_ms": table.dense_ms, "fixed_ms": table.fixed_ms,
+                    "median_error": table.median_error, "seconds": table.seconds})  # fmt: skip
+        return
+    typer.echo(f"dense {table.dense_ms:.2f} ms, without any block {table.fixed_ms:.2f} ms; predicts unseen plans to "
+               f"{100 * table.median_error:.1f} % (median)\n{path}")  # fmt: skip
+
+
+@app.command()
+@guarded
+def prune(
+    latency_ms: LatencyMs = None,
+    speedup: Speedup = None,
+    flops: Annotated[Optional[float], typer.Option(help="Budget: share of the dense FLOPs to keep.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="The pruned model's directory.")] = Path("pruned"),
+    method: MethodName = "fisher",
+    table: Annotated[Optional[Path], typer.Option(help="A latency table from the target machine.")] = None,
+    project: ProjectFile = None,
+    cpu: Cpu = False,
+    gpu: Gpu = False,
+    batch: Batches = None,
+    seq_len: Lengths = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Search what to keep so that the engine meets the budget, recover, and write the pruned model."""
+    from prune2deploy.budget import Budget
+    from prune2deploy.pruning.stage import prune as stage
+
+    settings = _project(project, cpu, gpu, batch, seq_len, threads)
+    record = stage(settings, Budget.of(latency_ms, speedup, flops), out, method, table, RichProgress())
+    if as_json:
+        print_json({"path": str(out), **record.model_dump(mode="json", exclude_none=True)})
+        return
+    _print_stages(record)
+    typer.echo(f"{out} (export it with `prune2deploy export`)")
+
+
+@app.command()
+@guarded
+def export(
+    pruned: Annotated[Path, typer.Option(help="The pruned model's directory.")] = Path("pruned"),
+    out: Repository = Path("model_repository"),
+    name: Name = None,
+    latency_ms: LatencyMs = None,
+    max_loss: MaxLoss = None,
+    force: Force = False,
+    project: ProjectFile = None,
+    cpu: Cpu = False,
+    gpu: Gpu = False,
+    batch: Batches = None,
+    seq_len: Lengths = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Shrink to ONNX, package as a Triton model repository entry, and validate."""
+    from prune2deploy.budget import Budget
+    from prune2deploy.exporting.stage import export as stage
+
+    settings = _project(project, cpu, gpu, batch, seq_len, threads)
+    budget = None if latency_ms is None else Budget.of(latency_ms, None)
+    _print_report(stage(settings, pruned, out, name, budget, max_loss, force, RichProgress()), out, as_json)
+
+
+@app.command()
+@guarded
+def run(
+    latency_ms: LatencyMs = None, speedup: Speedup = None, out: Repository = Path("model_repository"),
+    name: Name = None, method: MethodName = "fisher", max_loss: MaxLoss = None, force: Force = False,
+    project: ProjectFile = None, cpu: Cpu = False, gpu: Gpu = False, batch: Batches = None, seq_len: Lengths = None,
+    threads: Threads = None, as_json: Json = False,
+) -> None:
+    """Profile, prune, export and validate, until the exported artifact measures within the budget."""
+    from prune2deploy.budget import Budget
+    from prune2deploy.closed_loop import run as stage
+
+    settings = _project(project, cpu, gpu, batch, seq_len, threads)
+    budget = Budget.of(latency_ms, speedup)
+    _print_report(stage(settings, budget, out, name, method, max_loss, force, RichProgress()), out, as_json)
+
+
+@app.command()
+@guarded
+def validate(
+    package: Annotated[Path, typer.Argument(help="An entry of a model repository, made by `export` or `run`.")],
+    project: ProjectFile = None,
+    as_json: Json = False,
+) -> None:
+    """Check a package again, on this machine."""
+    from prune2deploy.config import PROJECT_FILE
+    from prune2deploy.exporting.recheck import validate as stage
+
+    settings = load_project(project) if project or Path(PROJECT_FILE).is_file() else None
+    result = stage(package, settings, RichProgress())
+    if as_json:
+        print_json(result.model_dump(mode="json", exclude_none=True))
+    else:
+        for check in result.checks:
+            typer.echo(f"{'passed' if check.passed else 'FAILED'}  {check.name}: {check.detail}")
+        for reason in result.not_checked:
+            typer.echo(f"not checked  {reason}")
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+@guarded
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine can do, and what to install for the rest."""
+    from prune2deploy.doctor import examine
+
+    findings = examine()
+    if as_json:
+        print_json(findings.model_dump(mode="json"))
+        return
+    typer.echo("\n".join(findings.lines()))
+
+
+def _target(cpu: bool, gpu: bool, threads: int | None) -> dict:
+    if cpu and gpu:
+        raise InputError("give one of --cpu and --gpu")
+    target: dict = {"device": "gpu"} if gpu else {"device": "cpu"} if cpu else {}
+    return {**target, "threads": threads} if threads is not None else target
+
+
+def _points(batch: list[int] | None, seq_len: list[int] | None) -> list[dict]:
+    """Workload points; one value of either counts for all of the other."""
+    if not batch and not seq_len:
+        return []
+    batches, lengths = batch or [1], seq_len or [None]
+    count = max(len(batches), len(lengths))
+    if {len(batches), len(lengths)} - {1, count}:
+        raise InputError("give --batch and --seq-len equally often, or one of them once")
+    return [
+        {"batch": batches[index % len(batches)], "seq_len": lengths[index % len(lengths)]} for index in range(count)
+    ]
+
+
+def _project(
+    path: Path | None, cpu: bool, gpu: bool, batch: list[int] | None, seq_len: list[int] | None, threads: int | None
+) -> Project:
+    """The project file, with what the command line says instead of it."""
+    from prune2deploy.config import project_from
+
+    project = load_project(path)
+    values = project.model_dump()
+    values["target"].update(_target(cpu, gpu, threads))
+    if points := _points(batch, seq_len):
+        fixed = [point for point in values["workload"] if not seq_len and point["seq_len"]]
+        values["workload"] = [
+            {**point, "seq_len": point["seq_len"] or (fixed[0]["seq_len"] if fixed else None)} for point in points
+        ]
+    return project_from(values, project.root, "the command line")
+
+
+def _print_stages(record: "PrunedRecord") -> None:
+    for stage in record.provenance.stages:
+        typer.echo(f"{stage.stage:<14} {stage.score:6.2f} ± {stage.standard_error:.2f} {stage.metric}, reconstruction error "
+                   f"{stage.reconstruction_error:.3f}{'' if stage.kept else ' (not kept)'}")  # fmt: skip
+
+
+def _print_report(report: "Report", repository: Path, as_json: bool) -> None:
+    entry = repository / report.name
+    if as_json:
+        print_json({"path": str(entry), **report.model_dump(mode="json", exclude_none=True)})
+    else:
+        typer.echo(report.headline)
+        for check in report.checks:
+            typer.echo(f"{'passed' if check.passed else 'FAILED'}  {check.name}: {check.detail}")
+        typer.echo(f"package {entry}\nreport  {entry / 'report.html'}")
+    if report.verdict == "failed":
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point of the `prune2deploy` command."""
+    app()

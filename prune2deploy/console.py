@@ -1,0 +1,90 @@
+"""How the command line talks: progress and notes on stderr, results on stdout, errors on one line."""
+
+import errno
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+
+from prune2deploy.errors import Prune2DeployError
+from prune2deploy.progress import Advance, Progress
+
+P = ParamSpec("P")
+R = TypeVar("R")
+INTERRUPTED = 130
+
+
+class RichProgress(Progress):
+    """Bars with the time that is left."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+
+    @contextmanager
+    def track(self, description: str, total: int) -> Iterator[Advance]:
+        """See Progress."""
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(),
+        )  # fmt: skip
+        # few redraws: they take processor time from what is being measured
+        with Bars(*columns, console=self.console, refresh_per_second=1) as bars:
+            task = bars.add_task(description, total=total)
+            yield lambda: bars.advance(task)
+
+    def note(self, message: str) -> None:
+        """See Progress."""
+        self.console.print(message, style="dim", markup=False, highlight=False)
+
+
+def guarded(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn what a user can cause into one line on stderr and an exit code; with --json, into an object on stdout too."""
+
+    @functools.wraps(command)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except Prune2DeployError as error:
+            message, code = str(error), error.exit_code
+        except KeyboardInterrupt:
+            message, code = "stopped; the same command goes on where this one was", INTERRUPTED
+        except Exception as error:
+            problem = _of_the_machine(error)
+            if problem is None:
+                raise
+            message, code = problem, 2
+        message = " ".join(message.split())
+        if kwargs.get("as_json"):
+            print(json.dumps({"error": message, "exit_code": code}))
+        print(f"error: {message}", file=sys.stderr)
+        raise typer.Exit(code)
+
+    return call
+
+
+def _of_the_machine(error: Exception) -> str | None:
+    """What to say where the disk or the memory is at fault; None for anything else, which would be a fault of ours."""
+    said = str(error)
+    number = getattr(error, "errno", None)
+    if number == errno.ENOSPC or "No space left on device" in said or "os error 28" in said:
+        return f"the disk is full: {said}; make room and run this again"
+    if number == errno.EDQUOT:
+        return f"the disk quota is used up: {said}; make room and run this again"
+    if isinstance(error, PermissionError) or number == errno.EROFS:
+        return f"no permission to write: {said}"
+    if isinstance(error, MemoryError):
+        return "out of memory; use fewer calibration samples (calibration.samples) or a machine with more"
+    return None
+
+
+def print_json(value: object) -> None:
+    """A result for machines."""
+    print(json.dumps(value, ensure_ascii=False))

@@ -1,0 +1,139 @@
+"""The validate stage: is a package still what it was when it was made, and does it keep its promises on this machine?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prune2deploy.config import Project, Target
+from prune2deploy.errors import InputError
+from prune2deploy.exporting.manifest import MANIFEST_FILE, ONNX_FILE, Manifest, files_of, read_manifest
+from prune2deploy.exporting.stage import read_references
+from prune2deploy.exporting.triton import check_entry
+from prune2deploy.files import Record
+from prune2deploy.models.checkpoint import digest_of_model, load_dense, resolve_model
+from prune2deploy.models.onnx_model import dense_onnx
+from prune2deploy.progress import Progress
+from prune2deploy.runtimes.base import Arrays, Engine, Runtime
+from prune2deploy.runtimes.registry import runtime_for
+from prune2deploy.runtimes.workload import DENSE, time_workload
+from prune2deploy.tasks.registry import task_of
+from prune2deploy.validation.assess import PRUNED, ROUNDS, budget_checks
+from prune2deploy.validation.record import Check
+
+if TYPE_CHECKING:
+    from prune2deploy.config import WorkloadPoint
+
+
+class Validation(Record):
+    """What became of a package. `not_checked`: what could not be looked into here, and why."""
+
+    package: str
+    passed: bool
+    checks: list[Check]
+    not_checked: list[str]
+    measured_ms: float
+    dense_ms: float | None = None
+    speedup: float | None = None
+
+
+def validate(package: Path, project: Project | None = None, progress: Progress | None = None) -> Validation:
+    """Check the package at `package` again, on this machine.
+
+    Hashes, Triton entry, graph, reference outputs and latency; where `project` names the model that the package was
+    pruned from, the dense engine is timed in the same run. Raises InputError when it is no package.
+    """
+    import onnx
+
+    progress = progress or Progress()
+    manifest = read_manifest(package)
+    checks, not_checked = [hash_check(package, manifest)], []
+    problems = check_entry(package, manifest.name)
+    checks.append(Check(name="Triton entry", passed=not problems, detail="; ".join(problems) or "config fits the files"))
+    if manifest.verdict != "passed":
+        failed = next((check for check in manifest.checks if not check.passed), None)
+        detail = f"{failed.name}: {failed.detail}" if failed else "by its own manifest"
+        checks.append(Check(name="made without a failure", passed=False, detail=f"exported by force; {detail}"))
+    try:
+        onnx.checker.check_model(str(package / ONNX_FILE), full_check=True)
+        checks.append(Check(name="valid ONNX", passed=True, detail=ONNX_FILE))
+    except Exception as error:  # the checker and protobuf raise kinds of their own
+        checks.append(Check(name="valid ONNX", passed=False, detail=str(error).splitlines()[0]))
+        return Validation(package=str(package), passed=False, checks=checks, not_checked=["outputs and latency"],
+                          measured_ms=0.0)  # fmt: skip
+
+    runtime = runtime_for(target_of(manifest))
+    engine = runtime.build(package / ONNX_FILE)
+    inputs, wanted = read_references(package)
+    error = float(np.abs(engine.run(inputs) - wanted).max())
+    detail = f"largest difference {error:.2g} (tolerance {manifest.tolerance:.2g})"
+    checks.append(Check(name="reference outputs", passed=error <= manifest.tolerance, detail=detail))
+
+    engines = {PRUNED: engine}
+    dense = dense_engine(manifest, project, runtime, not_checked)
+    engines[DENSE] = dense or engine
+    timings = time_workload(engines, workload_from(inputs, manifest), progress, "measuring latency", ROUNDS)
+    measured = timings[PRUNED].ms
+    here = runtime.device()
+    if (here.name, here.cores) != (manifest.device.name, manifest.device.cores):
+        not_checked.append(f"budget: it is meant for {manifest.device.name}, and this is {here.name}")
+    elif manifest.budget.kind == "speedup" and dense is None:
+        not_checked.append(f"budget: a speedup needs the dense model; measured {measured:.3g} ms here")
+    else:
+        limit = None if manifest.budget.kind == "flops" else manifest.budget.limit_ms(timings[DENSE].ms)
+        checks.extend(budget_checks(manifest.budget, limit, timings, manifest.device.name))
+    return Validation(
+        package=str(package), passed=all(check.passed for check in checks), checks=checks, not_checked=not_checked,
+        measured_ms=measured, dense_ms=timings[DENSE].ms if dense else None,
+        speedup=timings[DENSE].ms / measured if dense else None,
+    )  # fmt: skip
+
+
+def hash_check(package: Path, manifest: Manifest) -> Check:
+    """Whether the files are those that were written."""
+    found = files_of(package)
+    wrong = [f"{name} is missing" for name in manifest.files if name not in found]
+    wrong += [f"{name} was changed" for name in manifest.files if name in found and found[name] != manifest.files[name]]
+    wrong += [f"{name} was added" for name in found if name not in manifest.files]
+    detail = "; ".join(wrong) or f"{len(found)} files have the hashes of {MANIFEST_FILE}"
+    return Check(name="files", passed=not wrong, detail=detail)
+
+
+def target_of(manifest: Manifest) -> Target:
+    """The target that a package was made for."""
+    kind = "gpu" if manifest.device.kind == "gpu" else "cpu"
+    return Target(device=kind, threads=manifest.runtime.threads)  # type: ignore[arg-type]
+
+
+def dense_engine(
+    manifest: Manifest, project: Project | None, runtime: Runtime, not_checked: list[str]
+) -> Engine | None:
+    """The engine of the model that the package was pruned from; None, with the reason noted, where it is not to be had."""
+    if project is None:
+        not_checked.append("speedup: no project file here that names the dense model")
+        return None
+    try:
+        directory = resolve_model(project.model, project.root)
+    except InputError as error:
+        not_checked.append(f"speedup: {error}")
+        return None
+    if digest_of_model(directory) != manifest.source_sha256:
+        not_checked.append(f"speedup: {project.model} is not the model that the package was pruned from")
+        return None
+    model = load_dense(directory)
+    task = task_of(project, directory, model.config)
+    return runtime.build(dense_onnx(model, task, project.state / "dense", manifest.source_sha256))
+
+
+def workload_from(inputs: Arrays, manifest: Manifest) -> "list[tuple[WorkloadPoint, Arrays]]":
+    """Inputs of the workload's shapes, made of the reference inputs: their rows repeated, their sequences strung on."""
+    workload = []
+    for point in manifest.workload:
+        shaped = {}
+        for name, array in inputs.items():
+            rows = np.resize(np.arange(len(array)), point.batch)
+            if point.seq_len is not None:
+                array = array[:, np.resize(np.arange(array.shape[1]), point.seq_len)]
+            shaped[name] = np.ascontiguousarray(array[rows])
+        workload.append((point, shaped))
+    return workload

@@ -1,0 +1,199 @@
+"""The export stage: from a pruned model directory to a validated entry of a Triton model repository."""
+
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+
+from prune2deploy.budget import Budget
+from prune2deploy.config import Project
+from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError
+from prune2deploy.exporting.fuse import GAIN, fuse
+from prune2deploy.exporting.manifest import MANIFEST_FILE, ONNX_FILE, REFERENCE_FILE, Manifest, files_of
+from prune2deploy.exporting.triton import check_entry, write_config
+from prune2deploy.files import refuse_existing, sha256_of, staged_directory, write_record, write_text
+from prune2deploy.models.checkpoint import (
+    PrunedRecord,
+    digest_of_model,
+    load,
+    load_dense,
+    processor_files,
+    read_pruned_record,
+    resolve_model,
+)
+from prune2deploy.models.onnx_model import dense_onnx, export_onnx
+from prune2deploy.profiling.table import LatencyTable, read_table
+from prune2deploy.progress import Progress
+from prune2deploy.runtimes.base import Arrays, Runtime
+from prune2deploy.runtimes.registry import runtime_for
+from prune2deploy.runtimes.workload import DENSE, time_workload
+from prune2deploy.tasks.base import Samples, Task
+from prune2deploy.tasks.predict import torch_run
+from prune2deploy.tasks.registry import task_of
+from prune2deploy.validation.assess import BUDGET, PRUNED, Subject, assess, workload_of
+from prune2deploy.validation.html import render
+from prune2deploy.validation.record import Check, Report
+
+SMALLEST_MAX_BATCH = 8  # a server gathers requests up to this many, even where the workload is single samples
+REFERENCES = 8  # real samples whose outputs travel with the package
+
+
+def export(
+    project: Project, pruned: Path, repository: Path, name: str | None = None, budget: Budget | None = None,
+    max_loss: float | None = None, force: bool = False, progress: Progress | None = None,
+) -> Report:
+    """Export the pruned model in directory `pruned` as `repository/name`, and validate it on this machine.
+
+    `budget` replaces the one that the model was pruned to. Nothing is left in the repository when a check fails, unless
+    `force`, and then the report says so on its first line. Raises CheckFailedError naming the check, and InputError.
+    """
+    progress = progress or Progress()
+    start = time.monotonic()
+    record = read_pruned_record(pruned)
+    name = name or Path(project.model).name
+    entry = repository / name
+    refuse_existing(entry)
+    runtime = runtime_for(project.target)
+    directory = resolve_model(project.model, project.root)
+    if digest_of_model(directory) != record.provenance.source_sha256:
+        raise InputError(f"{pruned} was pruned from {record.provenance.source}, and {project.model} is another model")
+    dense, small = load_dense(directory), load(pruned)
+    task = task_of(project, directory, dense.config)
+
+    with staged_directory(entry) as partial:
+        onnx_file = partial / ONNX_FILE
+        onnx_file.parent.mkdir()
+        with progress.track("exporting", 2) as advance:
+            dense_file = dense_onnx(dense, task, project.state / "dense", record.provenance.source_sha256)
+            advance()
+            export_onnx(small, task, onnx_file)
+            advance()
+        evaluation = task.evaluation()
+        dense_file, fused = take_fused(dense_file, onnx_file, runtime, project, task, evaluation, progress)
+        subject = Subject(
+            project=project, task=task, record=record, budget=budget or record.provenance.budget, dense=dense,
+            pruned=small, dense_onnx=dense_file, pruned_onnx=onnx_file, fused=fused, table=table_of(project, record),
+            max_loss=max_loss, name=name,
+        )  # fmt: skip
+        write_references(partial, task, evaluation, torch_run(small))
+        batches = [SMALLEST_MAX_BATCH, *(point.batch for point in project.workload)]
+        write_config(
+            partial, name, onnx_file, max_batch_size=max(batches), threads=runtime.describe().threads,
+            labels=task.label_names(), warmup=workload_of(project, task, evaluation)[0][1], device=project.target.device,
+        )  # fmt: skip
+        for file in processor_files(directory):
+            (partial / "processor").mkdir(exist_ok=True)
+            shutil.copyfile(file, partial / "processor" / file.name)
+        report = assess(subject, runtime, wall_seconds(record, subject.table, start), progress)
+        report = with_check(report, entry_check(partial, name))
+        write_record(partial / "report.json", report)
+        write_text(partial / "report.html", render(report))
+        write_record(partial / MANIFEST_FILE, manifest_of(report, subject, partial, max(batches)))
+        if report.verdict == "failed" and not force:
+            kept = project.state / "rejected" / f"{name}.html"
+            write_text(kept, render(report))
+            missed = all(check.passed or check.name.startswith(BUDGET) for check in report.checks)
+            error = BudgetMissedError if missed else CheckFailedError
+            raise error(f"{report.headline} (nothing was exported; the report is {kept})")
+    return report
+
+
+def take_fused(
+    dense_file: Path, onnx_file: Path, runtime: Runtime, project: Project, task: Task, samples: Samples,
+    progress: Progress,
+) -> tuple[Path, bool]:
+    """Put the fused graph in the place of `onnx_file` where it is measured faster and equal.
+
+    The dense model, which the speedup is taken against, is then fused too. Returns its file, and whether it was done.
+    """
+    if project.target.runtime != "onnxruntime":
+        return dense_file, False
+    fused_file = project.state / "fused.onnx"
+    if not fuse(onnx_file, fused_file):
+        return dense_file, False
+    workload = workload_of(project, task, samples)
+    engines = {DENSE: runtime.build(dense_file), PRUNED: runtime.build(onnx_file), "fused": runtime.build(fused_file)}
+    equal = all(
+        np.allclose(engines["fused"].run(inputs), engines[PRUNED].run(inputs), rtol=1e-4, atol=1e-4)
+        for _, inputs in workload
+    )
+    timings = time_workload(engines, workload, progress, "plain against fused graph", rounds=20)
+    plain, fused = timings[PRUNED].ms, timings["fused"].ms
+    taken = equal and fused < (1 - GAIN) * plain
+    progress.note(f"fused graph: {fused:.2f} ms, plain {plain:.2f} ms; " + ("taken" if taken else "not taken"))
+    if not taken:
+        fused_file.unlink()
+        return dense_file, False
+    fused_file.replace(onnx_file)
+    fused_dense = dense_file.with_suffix(".fused.onnx")
+    return (fused_dense, True) if fuse(dense_file, fused_dense) else (dense_file, True)
+
+
+def table_of(project: Project, record: PrunedRecord) -> LatencyTable | None:
+    """The table that the model was pruned with, where it still lies in the project's profiles."""
+    for path in sorted(project.profiles.rglob("*.json")) if record.provenance.table else []:
+        if path.name == record.provenance.table and sha256_of(path) == record.provenance.table_sha256:
+            return read_table(path)
+    return None
+
+
+def write_references(package: Path, task: Task, samples: Samples, run) -> None:  # type: ignore[no-untyped-def]
+    """A few real inputs and what the pruned PyTorch model makes of them."""
+    from safetensors.numpy import save_file
+
+    inputs = samples.batch(list(range(min(REFERENCES, len(samples))))).inputs
+    arrays = {f"input.{name}": np.ascontiguousarray(array) for name, array in inputs.items()}
+    save_file({**arrays, "output": np.ascontiguousarray(run(inputs))}, package / REFERENCE_FILE)
+
+
+def read_references(package: Path) -> tuple[Arrays, np.ndarray]:
+    """The inputs and outputs that `write_references` wrote; raises InputError when they are damaged."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        arrays = load_file(package / REFERENCE_FILE)
+        return {key.removeprefix("input."): array for key, array in arrays.items() if key != "output"}, arrays["output"]
+    except (SafetensorError, KeyError, OSError) as error:
+        raise InputError(f"{package / REFERENCE_FILE}: damaged: {error}") from None
+
+
+def entry_check(package: Path, name: str) -> Check:
+    """Whether a Triton server can make sense of the entry."""
+    problems = check_entry(package, name)
+    return Check(name="Triton entry", passed=not problems, detail="; ".join(problems) or "config.pbtxt fits the files")
+
+
+def with_check(report: Report, check: Check) -> Report:
+    """`report` with one more check."""
+    changes: dict[str, object] = {"checks": [*report.checks, check]}
+    if not check.passed:
+        changes["verdict"] = "failed"
+        if report.verdict == "passed":
+            changes["headline"] = f"FAILED {check.name}: {check.detail}"
+    return report.model_copy(update=changes)
+
+
+def wall_seconds(record: PrunedRecord, table: LatencyTable | None, start: float) -> dict[str, float]:
+    """Wall time of every stage so far."""
+    seconds = {"profile": table.seconds} if table else {}
+    for stage in record.provenance.stages:
+        seconds["calibration" if stage.stage == "dense" else stage.stage] = stage.seconds
+    return {**seconds, "export": round(time.monotonic() - start, 1)}
+
+
+def manifest_of(report: Report, subject: Subject, package: Path, max_batch_size: int) -> Manifest:
+    """The manifest of a package whose other files are all written."""
+    provenance = subject.record.provenance
+    return Manifest(
+        name=report.name, created_at=report.created_at, verdict=report.verdict, task=report.task,
+        source=report.source, source_sha256=provenance.source_sha256,
+        weights_sha256=subject.record.weights_sha256, table_sha256=provenance.table_sha256,
+        device=report.device, runtime=report.runtime, precision=subject.project.target.precision,
+        workload=subject.project.workload, max_batch_size=max_batch_size, method=report.method,
+        budget=report.budget, limit_ms=report.limit_ms, dense_ms=report.latency_dense.ms,
+        measured_ms=report.latency_pruned.ms, speedup=report.speedup,
+        metric_dense=report.metric_dense, metric_pruned=report.metric_pruned, checks=report.checks,
+        tolerance=report.numerics.tolerance, versions=report.versions, files=files_of(package),
+    )  # fmt: skip

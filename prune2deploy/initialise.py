@@ -1,0 +1,51 @@
+"""The init stage: look at a model and its data, and write down what can be told from them."""
+
+from pathlib import Path
+
+from prune2deploy.config import PROJECT_FILE, Project, project_from, save_project
+from prune2deploy.models.checkpoint import load_config, resolve_model
+from prune2deploy.tasks.data import guess_splits, open_data
+from prune2deploy.tasks.registry import task_for, task_named, task_of
+
+
+def init(
+    model: str, data: str, root: Path, task: str | None = None, columns: dict[str, str] | None = None,
+    splits: tuple[str | None, str | None] = (None, None), settings: dict | None = None,
+) -> tuple[Project, Path]:
+    """Write `prune2deploy.toml` in `root`, and return the project and the file's path.
+
+    Args:
+        model: a directory, seen from `root`, or a hub id.
+        data: a local file or directory, seen from `root`, or a hub data set `name[:config]`.
+        root: the project's directory.
+        task: None: the one that the model's class is for.
+        columns: names of columns by role, where they cannot be guessed; an empty name says that there is none.
+        splits: names of the calibration and the evaluation split; None: guessed.
+        settings: further values of the project file.
+
+    Raises InputError where the model or the data cannot be used, or the file exists.
+    """
+    path = root / PROJECT_FILE
+    directory = resolve_model(model, root)
+    config = load_config(directory)
+    kind = task_named(task) if task else task_for((config.architectures or ["none"])[0])
+    available = open_data(data, root)
+    calibration, evaluation = guess_splits(available, data)
+    features = dict(next(iter(available.values())).features)
+    values = {
+        "model": model,
+        "task": kind.name,
+        "data": {
+            "path": data,
+            "calibration": splits[0] or calibration,
+            "evaluation": splits[1] or evaluation,
+            "columns": kind.guess_columns(features, columns or {}, data),
+        },
+        "workload": [kind.default_point().model_dump(exclude_none=True)],
+    }
+    for key, value in (settings or {}).items():
+        values[key] = {**values[key], **value} if isinstance(values.get(key), dict) else value
+    project = project_from(values, root, "the project")
+    task_of(project, directory, config)
+    save_project(project, path)
+    return project, path

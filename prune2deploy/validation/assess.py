@@ -1,0 +1,201 @@
+"""Everything that is checked of an exported model, on real samples and on this machine's clock."""
+
+import datetime
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prune2deploy.budget import Budget
+from prune2deploy.config import Project, WorkloadPoint
+from prune2deploy.models.checkpoint import PrunedRecord
+from prune2deploy.models.family import KINDS
+from prune2deploy.models.registry import blocks_in
+from prune2deploy.profiling.table import LatencyTable
+from prune2deploy.progress import Progress
+from prune2deploy.provenance import peak_memory_gb, versions
+from prune2deploy.runtimes.base import Arrays, Engine, Runtime
+from prune2deploy.runtimes.workload import DENSE, WorkloadTiming, time_workload
+from prune2deploy.tasks.base import Samples, Score, Task
+from prune2deploy.tasks.predict import outputs_of, score_outputs, torch_run
+from prune2deploy.validation.record import (
+    Check,
+    EngineLatency,
+    MetricRecord,
+    Numerics,
+    PointLatency,
+    Report,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PRUNED = "pruned"
+BUDGET = "budget"  # how the names of checks of the budget begin
+SAMPLES = 64  # that outputs are compared on
+TOLERANCE = 1e-4  # of the largest logit: ONNX against PyTorch, float32
+ROUNDS = 60
+
+
+@dataclass
+class Subject:
+    """One exported model and what it is compared with."""
+
+    project: Project
+    task: Task
+    record: PrunedRecord
+    budget: Budget
+    dense: "PreTrainedModel"
+    pruned: "PreTrainedModel"
+    dense_onnx: Path
+    pruned_onnx: Path
+    fused: bool
+    table: LatencyTable | None
+    max_loss: float | None
+    name: str
+
+
+def assess(subject: Subject, runtime: Runtime, seconds: dict[str, float], progress: Progress) -> Report:
+    """Compare outputs, score, and time; the report names every promise that was not kept.
+
+    Raises UnstableMeasurementError where the machine is too noisy to tell.
+    """
+    start = time.monotonic()
+    evaluation = subject.task.evaluation()
+    engines = {DENSE: runtime.build(subject.dense_onnx), PRUNED: runtime.build(subject.pruned_onnx)}
+    numerics, numeric_checks = compare_outputs(subject, engines[PRUNED], evaluation)
+    with progress.track("scoring both engines", 2) as advance:
+        outputs = {}
+        for name, engine in engines.items():
+            outputs[name] = outputs_of(engine.run, evaluation)
+            advance()
+    scores = {name: score_outputs(out, subject.task, evaluation, outputs[DENSE]) for name, out in outputs.items()}
+    workload = workload_of(subject.project, subject.task, evaluation)
+    timings = time_workload(engines, workload, progress, "measuring dense and pruned", ROUNDS)
+
+    record, provenance = subject.record, subject.record.provenance
+    limit = None if subject.budget.kind == "flops" else subject.budget.limit_ms(timings[DENSE].ms)
+    checks = [*numeric_checks, *budget_checks(subject.budget, limit, timings, provenance.device)]
+    if subject.max_loss is not None:
+        checks.append(loss_check(scores[DENSE], scores[PRUNED], subject.max_loss))
+    predicted = None
+    if provenance.predicted_ms is not None and subject.table is not None:
+        predicted = provenance.predicted_ms * timings[DENSE].ms / subject.table.dense_ms
+    widths = record.plan.widths(blocks_in(record.plan.signature))
+    counts = {"attention": record.plan.signature.kv_heads, "ffn": record.plan.signature.intermediate_size}
+    failed = [check for check in checks if not check.passed]
+    return Report(
+        verdict="failed" if failed else "passed",
+        headline=headline(failed, subject, timings, scores),
+        name=subject.name,
+        created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        source=provenance.source, task=provenance.task, data=subject.project.data.path, method=provenance.method,
+        budget=subject.budget, limit_ms=limit, checks=checks,
+        signature=record.plan.signature,
+        widths={kind: [width for block, width in widths.items() if block.kind == kind] for kind in KINDS},
+        dense_widths=counts,
+        parameters_dense=_parameters(subject.dense), parameters_pruned=_parameters(subject.pruned),
+        onnx_bytes_dense=subject.dense_onnx.stat().st_size, onnx_bytes_pruned=subject.pruned_onnx.stat().st_size,
+        fused=subject.fused, numerics=numerics,
+        metric_dense=metric_record(scores[DENSE]), metric_pruned=metric_record(scores[PRUNED]),
+        latency_dense=latency_record(subject.project, timings[DENSE]),
+        latency_pruned=latency_record(subject.project, timings[PRUNED]),
+        speedup=timings[DENSE].ms / timings[PRUNED].ms, predicted_ms=predicted,
+        prediction_error=None if predicted is None else predicted / timings[PRUNED].ms - 1,
+        stages=provenance.stages, fitted=provenance.fitted,
+        seconds={**seconds, "validation": round(time.monotonic() - start, 1)}, peak_memory_gb=peak_memory_gb(),
+        device=runtime.device(), runtime=runtime.describe(),
+        table_points=subject.table.points if subject.table else [],
+        table_error=subject.table.median_error if subject.table else None, versions=versions(),
+    )  # fmt: skip
+
+
+def workload_of(project: Project, task: Task, samples: Samples) -> list[tuple[WorkloadPoint, Arrays]]:
+    """The project's workload, every point with real samples in its shape."""
+    return [(point, task.workload_inputs(samples, point)) for point in project.workload]
+
+
+def compare_outputs(subject: Subject, engine: Engine, evaluation: Samples) -> tuple[Numerics, list[Check]]:
+    """The exported graph against PyTorch, in batches and one by one, and pruned against dense."""
+    some = evaluation.select(list(range(min(SAMPLES, len(evaluation)))))
+    wanted = outputs_of(torch_run(subject.pruned), some)
+    dense = outputs_of(torch_run(subject.dense), some)
+    largest = float(np.abs(wanted).max())
+    tolerance = TOLERANCE * max(1.0, largest)
+    error = float(np.abs(outputs_of(engine.run, some) - wanted).max())
+    one_by_one = float(np.abs(outputs_of(engine.run, some, batch_size=1) - wanted).max())
+    agreement = float((subject.task.predictions(wanted) == subject.task.predictions(dense)).mean())
+    numerics = Numerics(
+        samples=len(some), onnx_max_error=max(error, one_by_one), tolerance=tolerance, largest_logit=largest,
+        dense_mean_difference=float(np.abs(wanted - dense).mean()), same_prediction=agreement,
+    )  # fmt: skip
+    said = "logits differ by at most {:.2g} over {} samples (tolerance {:.2g})"
+    return numerics, [
+        Check(name="ONNX equals PyTorch", passed=error <= tolerance, detail=said.format(error, len(some), tolerance)),
+        Check(
+            name="any batch, any length", passed=one_by_one <= tolerance,
+            detail=said.format(one_by_one, len(some), tolerance) + ", each sample alone at its own length",
+        ),
+    ]  # fmt: skip
+
+
+def budget_checks(
+    budget: Budget, limit: float | None, timings: dict[str, WorkloadTiming], target: str | None
+) -> list[Check]:
+    """Whether the measured latency keeps to the budget."""
+    if limit is None:
+        return []
+    dense, pruned = timings[DENSE].ms, timings[PRUNED].ms
+    share = 100 * pruned / limit
+    detail = (
+        f"measured {pruned:.3g} ms of {limit:.3g} ms ({share:.1f} %), dense {dense:.3g} ms in the same run, "
+        f"spread of the rounds {100 * timings[PRUNED].spread:.1f} %"
+    )
+    if pruned > limit:
+        detail += f"; {pruned - limit:.2g} ms too slow: ask for {pruned * 1.02:.3g} ms, or prune again"
+    return [Check(name=f"{BUDGET} of {budget}", passed=pruned <= limit, detail=detail)]
+
+
+def loss_check(dense: Score, pruned: Score, max_loss: float) -> Check:
+    """The quality gate."""
+    loss = dense.value - pruned.value
+    detail = f"lost {loss:.2f} points of {dense.metric} ({dense.value:.2f} → {pruned.value:.2f}, n = {pruned.n})"
+    return Check(name=f"at most {max_loss:g} points lost", passed=loss <= max_loss, detail=detail)
+
+
+def headline(
+    failed: list[Check], subject: Subject, timings: dict[str, WorkloadTiming], scores: dict[str, Score]
+) -> str:
+    """The report's first line."""
+    if failed:
+        return f"FAILED {failed[0].name}: {failed[0].detail}"
+    dense, pruned = timings[DENSE].ms, timings[PRUNED].ms
+    return (
+        f"{subject.name}: {dense:.2f} → {pruned:.2f} ms ({dense / pruned:.2f}×), "
+        f"{scores[DENSE].metric} {scores[DENSE].value:.2f} → {scores[PRUNED].value:.2f} "
+        f"± {scores[PRUNED].standard_error:.2f} (n = {scores[PRUNED].n})"
+    )
+
+
+def metric_record(score: Score) -> MetricRecord:
+    """`score` as it is stored."""
+    return MetricRecord(
+        metric=score.metric, value=score.value, standard_error=score.standard_error, n=score.n
+    )
+
+
+def latency_record(project: Project, timing: WorkloadTiming) -> EngineLatency:
+    """`timing` as it is stored."""
+    points = [
+        PointLatency(
+            point=point, median_ms=each.median_ms, p90_ms=each.p90_ms, p95_ms=each.p95_ms, spread=each.spread, n=each.n
+        )
+        for point, each in zip(project.workload, timing.points, strict=True)
+    ]
+    return EngineLatency(ms=timing.ms, points=points)
+
+
+def _parameters(model: "PreTrainedModel") -> int:
+    return sum(tensor.numel() for tensor in model.parameters())

@@ -1,0 +1,198 @@
+"""The figures of the HTML report, as SVG elements to put into a page.
+
+To add one: a function that takes the report and returns a figure (None where there is nothing to draw), and its name in
+`FIGURES`. Layers and stages run downwards, so that many of them make a figure tall and never too wide for a phone.
+"""
+
+import re
+import textwrap
+from collections import Counter
+from io import StringIO
+from typing import TYPE_CHECKING
+
+from prune2deploy.models.family import KINDS, Kind
+from prune2deploy.validation.record import PointLatency, Report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 6.4  # inches
+UNITS: dict[Kind, str] = {"attention": "heads", "ffn": "filters"}
+COLOURS: dict[Kind, str] = {"attention": "#1f6fb4", "ffn": "#b4580b"}
+DENSE, PRUNED, LIMIT, GHOST = "#8a8f98", "#1f6fb4", "#b3261e", "#e6e8eb"
+STYLE = {
+    "svg.hashsalt": "prune2deploy",  # ids are random without it
+    "svg.fonttype": "none",  # text stays text: it can be searched, and needs a tenth of the space
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8a8f98",
+    "legend.frameon": False,
+}
+
+
+def figures_of(report: Report) -> dict[str, str]:
+    """Every figure that `report` has the values for, by name; the same report gives the same text."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever style the caller has set
+        matplotlib.rcParams.update(STYLE)
+        drawn = {name: draw(report) for name, draw in FIGURES.items()}
+        return {name: _svg(figure, name) for name, figure in drawn.items() if figure is not None}
+
+
+def widths(report: Report) -> "Figure | None":
+    """A row for each layer, with what is left of its heads and of its filters."""
+    layers = max((len(report.widths[kind]) for kind in KINDS), default=0)
+    if not layers:
+        return None
+    figure = _figure(0.9 + layers * (0.24 if layers <= 24 else 0.2))
+    panels = figure.subplots(1, len(KINDS), sharey=True, squeeze=False)[0]
+    for kind, axes in zip(KINDS, panels, strict=True):
+        _width_bars(axes, kind, report.widths[kind], report.dense_widths[kind])
+    panels[0].set_yticks(range(layers), [f"layer {layer}" for layer in range(layers)])
+    panels[0].set_ylim(layers - 0.4, -0.6)
+    return figure
+
+
+def _width_bars(axes: "Axes", kind: Kind, kept: list[int], dense: int) -> None:
+    rows = range(len(kept))
+    axes.barh(rows, [1.0] * len(kept), color=GHOST, height=0.72)
+    axes.barh(rows, [width / dense for width in kept], color=COLOURS[kind], height=0.72)
+    for row, width in zip(rows, kept, strict=True):
+        if width:
+            axes.text(1.03, row, str(width), va="center")
+            continue
+        axes.barh(row, 1.0, height=0.72, color="white", edgecolor=LIMIT, linestyle="--", hatch="////", alpha=0.55)
+        axes.text(
+            0.5, row, "vanished", va="center", ha="center", color=LIMIT, weight="bold",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
+        )  # fmt: skip
+        axes.text(1.03, row, "0", va="center", color=LIMIT, weight="bold")
+    axes.set_title(f"{_title(kind)}: {UNITS[kind]} kept of {dense}")
+    axes.set_xlim(0, 1.22)
+    axes.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+def latency(report: Report) -> "Figure":
+    """Bars of dense and pruned: over the workload with the budget, then at each point where there are several."""
+    pairs = list(zip(report.latency_dense.points, report.latency_pruned.points, strict=False))
+    several = len(pairs) > 1
+    figure = _figure(1.3 + (0.95 * len(pairs) if several else 0.0))
+    panels = figure.subplots(1 + (len(pairs) if several else 0), 1, squeeze=False)[:, 0]
+    whiskers = [point.p95_ms for point in pairs[0]] if len(pairs) == 1 else []
+    title = "whole workload" if several else "".join(str(pair[0].point) for pair in pairs)
+    _latency_bars(panels[0], [report.latency_dense.ms, report.latency_pruned.ms], whiskers, title, report.limit_ms)
+    for axes, pair in zip(panels[1:], pairs, strict=False):
+        _point_bars(axes, *pair)
+    panels[-1].set_xlabel("milliseconds")
+    return figure
+
+
+def _point_bars(axes: "Axes", dense: PointLatency, pruned: PointLatency) -> None:
+    _latency_bars(axes, [dense.median_ms, pruned.median_ms], [dense.p95_ms, pruned.p95_ms], str(dense.point), None)
+
+
+def _latency_bars(axes: "Axes", ms: list[float], whiskers: list[float], title: str, limit: float | None) -> None:
+    axes.barh([0, 1], ms, color=[DENSE, PRUNED], height=0.68)
+    if whiskers:
+        reach = [[0.0, 0.0], [max(0.0, high - middle) for middle, high in zip(ms, whiskers, strict=True)]]
+        axes.errorbar(ms, [0, 1], xerr=reach, fmt="none", ecolor="#22262b", capsize=3, linewidth=1)
+    if limit is not None:
+        axes.axvline(limit, color=LIMIT, linestyle="--", linewidth=1.6)
+        label = f"budget {limit:.4g} ms"
+        axes.text(limit, 1.03, label, transform=axes.get_xaxis_transform(), color=LIMIT, ha="center", va="bottom")
+    # the values stand in the tick labels, where neither a bar nor the budget's line can run into them
+    axes.set_yticks([0, 1], [f"dense  {ms[0]:.4g} ms", f"pruned  {ms[1]:.4g} ms"])
+    axes.set_ylim(1.5, -0.5)
+    axes.set_xlim(0, 1.04 * max([*ms, *whiskers, limit or 0.0]))
+    axes.tick_params(axis="y", length=0)
+    axes.set_title(title, pad=18 if limit is not None else 6)
+
+
+def table(report: Report) -> "Figure | None":
+    """The latency table: a row of panels for each workload point, a column for each kind of block."""
+    points = report.table_points
+    if not points:
+        return None
+    figure = _figure(0.3 + 2.0 * len(points))
+    grid = figure.subplots(len(points), len(KINDS), sharex="col", squeeze=False)
+    for row, point in zip(grid, points, strict=True):
+        for kind, axes in zip(KINDS, row, strict=True):
+            curve = point.curves[kind]
+            axes.errorbar(
+                curve.widths, curve.ms, yerr=curve.standard_error_ms, color="#5b6169", linewidth=1.2, marker=".",
+                markersize=3, capsize=2, elinewidth=1,
+            )  # fmt: skip
+            chosen = sorted(Counter(report.widths[kind]).items())
+            axes.scatter(
+                [width for width, _ in chosen], [curve.at(width) for width, _ in chosen],
+                s=[20 + 160 * count / len(report.widths[kind]) for _, count in chosen],
+                facecolor=COLOURS[kind] + "55", edgecolor=COLOURS[kind], linewidth=1.2, zorder=3, clip_on=False,
+            )  # fmt: skip
+            axes.set_title(f"{_title(kind)}, {point.point}")
+            axes.set_ylim(0, 1.12 * max(curve.ms) or 1.0)
+    for kind, axes in zip(KINDS, grid[-1], strict=True):
+        axes.set_xlabel(f"{UNITS[kind]} kept")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("ms of one block")
+    return figure
+
+
+def stages(report: Report) -> "Figure | None":
+    """The metric after each stage with its standard error, against the dense model's."""
+    rows = report.stages
+    if not rows:
+        return None
+    figure = _figure(1.1 + 0.36 * len(rows))
+    axes = figure.subplots()
+    dense = report.metric_dense
+    axes.axvline(dense.value, color=DENSE, linestyle="--", linewidth=1.4)
+    axes.text(
+        dense.value, 1.02, f"dense {dense.value:.2f}", transform=axes.get_xaxis_transform(), ha="center", va="bottom"
+    )
+    kept = [index for index, stage in enumerate(rows) if stage.kept]
+    axes.plot([rows[index].score for index in kept], kept, color=PRUNED, linewidth=1, alpha=0.5)
+    for index, stage in enumerate(rows):
+        axes.errorbar(
+            stage.score, index, xerr=stage.standard_error, color=PRUNED, marker="o", capsize=3, linewidth=1.2,
+            markerfacecolor=PRUNED if stage.kept else "white",
+        )  # fmt: skip
+    names = [stage.stage if stage.kept else f"{stage.stage} (not kept)" for stage in rows]
+    axes.set_yticks(range(len(rows)), [textwrap.fill(name, 26, max_lines=2, placeholder=" …") for name in names])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel(textwrap.fill(f"{rows[-1].metric}, points", 60))
+    axes.grid(axis="x", color=GHOST)
+    axes.set_axisbelow(True)
+    return figure
+
+
+FIGURES = {"widths": widths, "latency": latency, "table": table, "stages": stages}
+
+
+def _title(kind: Kind) -> str:
+    return "FFN" if kind == "ffn" else kind.capitalize()
+
+
+def _figure(height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(WIDTH, height), layout="constrained")
+
+
+def _svg(figure: "Figure", name: str) -> str:
+    """`figure` as an element of a page: no header, no links, no style that reaches out, ids that no other has."""
+    stream = StringIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None}, transparent=True)
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text, count=2)
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text).strip()

@@ -1,0 +1,98 @@
+"""`report.html`: the report as one page that needs no other file and no network."""
+
+import math
+from pathlib import Path
+
+from prune2deploy.config import WorkloadPoint
+from prune2deploy.validation.record import Report
+
+TEMPLATE = "report.html.j2"
+NOTHING = "–"
+
+
+def render(report: Report) -> str:
+    """The page of `report`; the same report gives the same page."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    from prune2deploy.validation.figures import figures_of
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters |= {"number": number, "percent": percent, "duration": duration, "megabytes": megabytes}
+    return environment.get_template(TEMPLATE).render(
+        report=report,
+        used=None if report.limit_ms is None else report.latency_pruned.ms / report.limit_ms,
+        rounds=rounds(report),
+        vanished=sum(width == 0 for widths in report.widths.values() for width in widths),
+        blocks=sum(len(widths) for widths in report.widths.values()),
+        # safe as they are: matplotlib escapes what it writes
+        figures={name: Markup(svg) for name, svg in figures_of(report).items()},
+    )
+
+
+def rounds(report: Report) -> list[dict[str, float | None]]:
+    """The rounds of the closed loop; predictions in the milliseconds of the round's own measurement."""
+    table_ms = _table_dense_ms(report)
+    rows = []
+    for fitted in report.fitted:
+        predicted = None if table_ms is None else fitted.predicted_ms * fitted.dense_ms / table_ms
+        limit = None if report.budget.kind == "flops" else report.budget.limit_ms(fitted.dense_ms)
+        rows.append({
+            "in_table_ms": fitted.predicted_ms,
+            "predicted_ms": predicted,
+            "measured_ms": fitted.measured_ms,
+            "dense_ms": fitted.dense_ms,
+            "error": None if predicted is None else predicted / fitted.measured_ms - 1,
+            "used": None if limit is None else fitted.measured_ms / limit,
+        })
+    return rows
+
+
+def _table_dense_ms(report: Report) -> float | None:
+    """What the table measured for the dense model over this workload; None where it lacks one of the points."""
+
+    def measured(point: WorkloadPoint) -> float | None:
+        return next((entry.dense_ms for entry in report.table_points if entry.point.same_shape(point)), None)
+
+    points = [entry.point for entry in report.latency_dense.points]
+    parts = [(point.weight, ms) for point in points if (ms := measured(point)) is not None]
+    if not parts or len(parts) < len(points):
+        return None
+    return sum(weight * ms for weight, ms in parts) / sum(weight for weight, _ in parts)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """`value` with `digits` significant digits; never in powers of ten, unless it is tiny."""
+    if value is None:
+        return NOTHING
+    if value == 0:
+        return "0"
+    magnitude = math.floor(math.log10(abs(value)))
+    if magnitude < -3:
+        return f"{value:.{max(1, digits - 2)}e}"
+    return f"{value:,.{max(0, digits - 1 - magnitude)}f}"
+
+
+def percent(share: float | None, signed: bool = False) -> str:
+    """`share` of one in percent."""
+    if share is None:
+        return NOTHING
+    return f"{100 * share:{'+' if signed else ''}.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """`seconds` as a person says them."""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def megabytes(size: int) -> str:
+    """`size` in bytes as megabytes."""
+    return f"{size / 1e6:,.1f} MB"
