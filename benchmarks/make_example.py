@@ -105,7 +105,7 @@ def trimmed_tokenizer(base: Path, texts: list[str]) -> tuple[PreTrainedTokenizer
     kept = [
         (piece, index)
         for piece, index in vocabulary
-        if count[index] >= 2 or index in full.all_special_ids or len(piece.removeprefix("##")) == 1 and piece.isascii()
+        if count[index] >= 2 or index in full.all_special_ids or (len(piece.removeprefix("##")) == 1 and piece.isascii())
     ]
     state = json.loads(full.backend_tokenizer.to_str())
     state["model"]["vocab"] = {piece: new for new, (piece, _) in enumerate(kept)}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from prune2deploy.budget import Budget
+    from prune2deploy.closed_loop import run
     from prune2deploy.config import Project, load_project
     from prune2deploy.exporting.recheck import validate
     from prune2deploy.exporting.stage import export
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from prune2deploy.models.checkpoint import load
     from prune2deploy.profiling.stage import profile
     from prune2deploy.pruning.stage import prune
-    from prune2deploy.closed_loop import run
 
 __version__ = "0.1.0"
 __all__ = ["Budget", "Project", "export", "init", "load", "load_project", "profile", "prune", "run", "validate"]

@@ -39,7 +39,7 @@ class Budget(Record):
             raise InputError(f"{option} {value:g}: a speedup is larger than 1 (2 means twice as fast)")
         if kind == "flops" and value >= 1:
             raise InputError(f"{option} {value:g}: give the share of the dense FLOPs to keep, below 1")
-        return cls(kind=kind, value=value)  # type: ignore[arg-type]
+        return cls(kind=kind, value=value)
 
     def limit_ms(self, dense_ms: float) -> float:
         """The latency that this budget allows where the dense model takes `dense_ms`."""

@@ -1,7 +1,7 @@
 """The command line: parse, call the stage of the same name, print."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,27 +19,27 @@ app = typer.Typer(
 )  # fmt: skip
 
 ProjectFile = Annotated[
-    Optional[Path], typer.Option("--project", help="The project file; prune2deploy.toml here by default.")
+    Path | None, typer.Option("--project", help="The project file; prune2deploy.toml here by default.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Target the CPU.")]
 Gpu = Annotated[bool, typer.Option("--gpu", help="Target the NVIDIA GPU.")]
 Batches = Annotated[
-    Optional[list[int]], typer.Option("--batch", help="Batch size of a workload point; repeat for several.")
+    list[int] | None, typer.Option("--batch", help="Batch size of a workload point; repeat for several.")
 ]
 Lengths = Annotated[
-    Optional[list[int]], typer.Option("--seq-len", help="Sequence length of a workload point; one for each --batch.")
+    list[int] | None, typer.Option("--seq-len", help="Sequence length of a workload point; one for each --batch.")
 ]
-Threads = Annotated[Optional[int], typer.Option(help="CPU threads; one a physical core by default.")]
-LatencyMs = Annotated[Optional[float], typer.Option("--latency-ms", help="Budget: milliseconds over the workload.")]
-Speedup = Annotated[Optional[float], typer.Option("--speedup", help="Budget: how many times as fast as dense.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; one a physical core by default.")]
+LatencyMs = Annotated[float | None, typer.Option("--latency-ms", help="Budget: milliseconds over the workload.")]
+Speedup = Annotated[float | None, typer.Option("--speedup", help="Budget: how many times as fast as dense.")]
 MethodName = Annotated[str, typer.Option("--method", help="How to prune; `fisher` is the default.")]
 MaxLoss = Annotated[
-    Optional[float], typer.Option("--max-loss", help="Refuse to export what loses more points of the task metric.")
+    float | None, typer.Option("--max-loss", help="Refuse to export what loses more points of the task metric.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Export even if a check fails; the report says so first.")]
 Repository = Annotated[Path, typer.Option("--out", help="The model repository to export into.")]
-Name = Annotated[Optional[str], typer.Option("--name", help="The model's name in the repository.")]
+Name = Annotated[str | None, typer.Option("--name", help="The model's name in the repository.")]
 
 
 @app.command()
@@ -47,16 +47,16 @@ Name = Annotated[Optional[str], typer.Option("--name", help="The model's name in
 def init(
     model: Annotated[str, typer.Argument(help="A model directory, or a hub id.")],
     data: Annotated[str, typer.Option(help="A file or directory, or a hub data set name[:config].")],
-    task: Annotated[Optional[str], typer.Option(help="text-classification or image-classification.")] = None,
-    text: Annotated[Optional[str], typer.Option(help="Name of the text column.")] = None,
-    text_pair: Annotated[Optional[str], typer.Option(help="Name of the second text's column.")] = None,
-    image: Annotated[Optional[str], typer.Option(help="Name of the image column.")] = None,
-    label: Annotated[Optional[str], typer.Option(help="Name of the label column.")] = None,
+    task: Annotated[str | None, typer.Option(help="text-classification or image-classification.")] = None,
+    text: Annotated[str | None, typer.Option(help="Name of the text column.")] = None,
+    text_pair: Annotated[str | None, typer.Option(help="Name of the second text's column.")] = None,
+    image: Annotated[str | None, typer.Option(help="Name of the image column.")] = None,
+    label: Annotated[str | None, typer.Option(help="Name of the label column.")] = None,
     unlabelled: Annotated[bool, typer.Option("--unlabelled", help="Calibrate without labels.")] = False,
-    calibration: Annotated[Optional[str], typer.Option(help="Split to calibrate on, such as train[:50%].")] = None,
-    evaluation: Annotated[Optional[str], typer.Option(help="Split to measure the task metric on.")] = None,
-    samples: Annotated[Optional[int], typer.Option(help="Calibration samples; 2048 by default.")] = None,
-    max_length: Annotated[Optional[int], typer.Option(help="Cut texts to this many tokens.")] = None,
+    calibration: Annotated[str | None, typer.Option(help="Split to calibrate on, such as train[:50%].")] = None,
+    evaluation: Annotated[str | None, typer.Option(help="Split to measure the task metric on.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Calibration samples; 2048 by default.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Cut texts to this many tokens.")] = None,
     batch: Batches = None,
     seq_len: Lengths = None,
     cpu: Cpu = False,
@@ -107,10 +107,10 @@ def profile(
 def prune(
     latency_ms: LatencyMs = None,
     speedup: Speedup = None,
-    flops: Annotated[Optional[float], typer.Option(help="Budget: share of the dense FLOPs to keep.")] = None,
+    flops: Annotated[float | None, typer.Option(help="Budget: share of the dense FLOPs to keep.")] = None,
     out: Annotated[Path, typer.Option("--out", help="The pruned model's directory.")] = Path("pruned"),
     method: MethodName = "fisher",
-    table: Annotated[Optional[Path], typer.Option(help="A latency table from the target machine.")] = None,
+    table: Annotated[Path | None, typer.Option(help="A latency table from the target machine.")] = None,
     project: ProjectFile = None,
     cpu: Cpu = False,
     gpu: Gpu = False,
@@ -223,7 +223,8 @@ def _points(batch: list[int] | None, seq_len: list[int] | None) -> list[dict]:
     """Workload points; one value of either counts for all of the other."""
     if not batch and not seq_len:
         return []
-    batches, lengths = batch or [1], seq_len or [None]
+    batches: list[int] = batch or [1]
+    lengths: list[int | None] = [*seq_len] if seq_len else [None]
     count = max(len(batches), len(lengths))
     if {len(batches), len(lengths)} - {1, count}:
         raise InputError("give --batch and --seq-len equally often, or one of them once")

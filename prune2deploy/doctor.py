@@ -38,8 +38,9 @@ def examine() -> Findings:
     """Look at this machine."""
     from prune2deploy.provenance import versions
 
-    return Findings(versions=versions(), capabilities=[_cpu(), _onnxruntime_cpu(), _gpu(), _onnxruntime_gpu(),
-                                                       *(_package(name) for name in ("tritonclient", "tensorrt"))])  # fmt: skip
+    packages = [_package(name) for name in ("tritonclient", "tensorrt")]
+    capabilities = [_cpu(), _onnxruntime_cpu(), _gpu(), _onnxruntime_gpu(), *packages]
+    return Findings(versions=versions(), capabilities=capabilities)
 
 
 def _cpu() -> Capability:

@@ -1,6 +1,7 @@
 """The init stage: look at a model and its data, and write down what can be told from them."""
 
 from pathlib import Path
+from typing import Any
 
 from prune2deploy.config import PROJECT_FILE, Project, project_from, save_project
 from prune2deploy.models.checkpoint import load_config, resolve_model
@@ -32,7 +33,7 @@ def init(
     available = open_data(data, root)
     calibration, evaluation = guess_splits(available, data)
     features = dict(next(iter(available.values())).features)
-    values = {
+    values: dict[str, Any] = {
         "model": model,
         "task": kind.name,
         "data": {

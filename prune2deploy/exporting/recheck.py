@@ -1,7 +1,7 @@
 """The validate stage: is a package still what it was when it was made, and does it keep its promises on this machine?"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -47,7 +47,8 @@ def validate(package: Path, project: Project | None = None, progress: Progress |
 
     progress = progress or Progress()
     manifest = read_manifest(package)
-    checks, not_checked = [hash_check(package, manifest)], []
+    checks = [hash_check(package, manifest)]
+    not_checked: list[str] = []
     problems = check_entry(package, manifest.name)
     checks.append(Check(name="Triton entry", passed=not problems, detail="; ".join(problems) or "config fits the files"))
     if manifest.verdict != "passed":
@@ -65,9 +66,9 @@ def validate(package: Path, project: Project | None = None, progress: Progress |
     runtime = runtime_for(target_of(manifest))
     engine = runtime.build(package / ONNX_FILE)
     inputs, wanted = read_references(package)
-    error = float(np.abs(engine.run(inputs) - wanted).max())
-    detail = f"largest difference {error:.2g} (tolerance {manifest.tolerance:.2g})"
-    checks.append(Check(name="reference outputs", passed=error <= manifest.tolerance, detail=detail))
+    difference = float(np.abs(engine.run(inputs) - wanted).max())
+    detail = f"largest difference {difference:.2g} (tolerance {manifest.tolerance:.2g})"
+    checks.append(Check(name="reference outputs", passed=difference <= manifest.tolerance, detail=detail))
 
     engines = {PRUNED: engine}
     dense = dense_engine(manifest, project, runtime, not_checked)
@@ -101,8 +102,8 @@ def hash_check(package: Path, manifest: Manifest) -> Check:
 
 def target_of(manifest: Manifest) -> Target:
     """The target that a package was made for."""
-    kind = "gpu" if manifest.device.kind == "gpu" else "cpu"
-    return Target(device=kind, threads=manifest.runtime.threads)  # type: ignore[arg-type]
+    kind: Literal["cpu", "gpu"] = "gpu" if manifest.device.kind == "gpu" else "cpu"
+    return Target(device=kind, threads=manifest.runtime.threads)
 
 
 def dense_engine(

@@ -11,7 +11,7 @@ from prune2deploy.config import Project
 from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError
 from prune2deploy.exporting.fuse import GAIN, fuse
 from prune2deploy.exporting.manifest import MANIFEST_FILE, ONNX_FILE, REFERENCE_FILE, Manifest, files_of
-from prune2deploy.exporting.triton import check_entry, write_config
+from prune2deploy.exporting.triton import check_entry, config_text, tensor_specs, write_config, write_warmup
 from prune2deploy.files import refuse_existing, sha256_of, staged_directory, write_record, write_text
 from prune2deploy.models.checkpoint import (
     PrunedRecord,
@@ -36,6 +36,7 @@ from prune2deploy.validation.html import render
 from prune2deploy.validation.record import Check, Report
 
 SMALLEST_MAX_BATCH = 8  # a server gathers requests up to this many, even where the workload is single samples
+LABELS_FILE = "labels.txt"
 REFERENCES = 8  # real samples whose outputs travel with the package
 
 
@@ -78,10 +79,7 @@ def export(
         )  # fmt: skip
         write_references(partial, task, evaluation, torch_run(small))
         batches = [SMALLEST_MAX_BATCH, *(point.batch for point in project.workload)]
-        write_config(
-            partial, name, onnx_file, max_batch_size=max(batches), threads=runtime.describe().threads,
-            labels=task.label_names(), warmup=workload_of(project, task, evaluation)[0][1], device=project.target.device,
-        )  # fmt: skip
+        write_entry(partial, name, task, runtime, workload_of(project, task, evaluation)[0][1], max(batches))
         for file in processor_files(directory):
             (partial / "processor").mkdir(exist_ok=True)
             shutil.copyfile(file, partial / "processor" / file.name)
@@ -157,6 +155,21 @@ def read_references(package: Path) -> tuple[Arrays, np.ndarray]:
         return {key.removeprefix("input."): array for key, array in arrays.items() if key != "output"}, arrays["output"]
     except (SafetensorError, KeyError, OSError) as error:
         raise InputError(f"{package / REFERENCE_FILE}: damaged: {error}") from None
+
+
+def write_entry(
+    package: Path, name: str, task: Task, runtime: Runtime, warmup: Arrays, max_batch_size: int
+) -> None:
+    """Write what a Triton server reads beside the model: labels, warm-up samples, configuration."""
+    if labels := task.label_names():
+        write_text(package / LABELS_FILE, "\n".join(labels) + "\n")
+    inputs, outputs = tensor_specs(package / ONNX_FILE)
+    text = config_text(
+        name, inputs, outputs, max_batch_size=max_batch_size, threads=runtime.describe().threads,
+        labels_file=LABELS_FILE if labels else None, warmups=[write_warmup(package, "workload", warmup)],
+        device=runtime.device().kind,
+    )  # fmt: skip
+    write_config(package, text)
 
 
 def entry_check(package: Path, name: str) -> Check:

@@ -37,11 +37,6 @@ class TensorSpec:
     def __str__(self) -> str:
         return f"{self.dtype} {list(self.dims)}"
 
-    @property
-    def byte_size(self) -> int:
-        """Bytes of one sample; of no use while an axis is free."""
-        return math.prod(self.dims) * np.dtype(self.dtype).itemsize
-
 
 @dataclass(frozen=True)
 class WarmUp:
@@ -114,10 +109,10 @@ def config_text(
     Args:
         name: of the model, which is the name of its directory.
         inputs: as `tensor_specs` gives them.
-        outputs: likewise; the first is the one that is classified.
+        outputs: likewise; the first gets the labels.
         max_batch_size: 1 or more.
         threads: of ONNX Runtime within an operator, as in the measurement.
-        labels_file: name of a file in the entry with one label a line.
+        labels_file: in the entry, one label a line.
         warmups: as `write_warmup` gives them.
         device: "cpu" or "gpu"; on "gpu" every GPU the server sees gets one instance.
     """
@@ -198,13 +193,16 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
-def check_entry(entry: Path) -> list[str]:
-    """What is wrong with a model repository entry, its configuration held against its files; empty when it is good."""
+def check_entry(entry: Path, name: str | None = None) -> list[str]:
+    """What is wrong with a model repository entry, its configuration held against its files; empty when it is good.
+
+    `name` is what the entry will be called, for one that still lies under another name.
+    """
     try:
         config = parse_config(entry / CONFIG_FILE)
     except InputError as error:
         return [str(error)]
-    problems = _frame_problems(entry, config)
+    problems = _frame_problems(config, name or entry.resolve().name)
     try:
         inputs, outputs = tensor_specs(entry / MODEL_FILE)
     except (InputError, CheckFailedError) as error:
@@ -217,9 +215,9 @@ def check_entry(entry: Path) -> list[str]:
     return problems
 
 
-def _frame_problems(entry: Path, config: "ModelConfig") -> list[str]:
+def _frame_problems(config: "ModelConfig", directory: str) -> list[str]:
     problems = []
-    if config.name != (directory := entry.resolve().name):
+    if config.name != directory:
         problems.append(f"{CONFIG_FILE}: the model is called {config.name!r}, its directory {directory!r}")
     if (config.platform, config.backend) != ("onnxruntime_onnx", "onnxruntime"):
         problems.append(f"{CONFIG_FILE}: {config.platform!r} on backend {config.backend!r} does not load {MODEL_FILE}")
@@ -255,10 +253,8 @@ def _label_problems(entry: Path, output: Any) -> list[str]:
     file = entry / output.label_filename
     if not file.is_file():
         return [f"{output.label_filename}: no such file, but output {output.name!r} takes its labels from it"]
-    content = file.read_bytes()
-    count = content.count(b"\n") + (content != b"" and not content.endswith(b"\n"))
-    if not output.dims or count != output.dims[-1]:
-        classes = output.dims[-1] if output.dims else "no"
+    count = len(file.read_bytes().splitlines())
+    if (classes := output.dims[-1] if output.dims else 0) != count:
         return [f"{output.label_filename}: {count} labels, but output {output.name!r} has {classes} classes"]
     return []
 
@@ -283,10 +279,13 @@ def _sample_input_problems(entry: Path, where: str, message: Any, expected: Tens
     )
     if found.dtype != expected.dtype or not fits:
         return [f"{where}: {expected.name!r} is {found}, the model takes {expected}"]
+    if not message.input_data_file:  # random bytes are no token ids, and zeros no sentence
+        return [f"{where}: {expected.name!r} names no data file"]
     file = entry / WARMUP_DIRECTORY / message.input_data_file
     if not file.is_file():
         return [f"{where}: {expected.name!r}: no file {message.input_data_file!r} in {WARMUP_DIRECTORY}/"]
-    if (size := file.stat().st_size) != found.byte_size:
+    wanted = math.prod(found.dims) * np.dtype(found.dtype).itemsize
+    if (size := file.stat().st_size) != wanted:
         # the server refuses a shorter file, but of a longer one it takes the first bytes without a word
-        return [f"{WARMUP_DIRECTORY}/{file.name}: {size} bytes, but {found} takes {found.byte_size}"]
+        return [f"{WARMUP_DIRECTORY}/{file.name}: {size} bytes, but {found} takes {wanted}"]
     return []

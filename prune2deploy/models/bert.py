@@ -1,6 +1,6 @@
 """BERT: post-norm encoder, separate query, key and value projections."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from prune2deploy.models.family import Branch, Family, Kind, ModelSignature
 
@@ -14,7 +14,7 @@ class Bert(Family):
 
     model_type = "bert"
     architectures = ("BertForSequenceClassification",)
-    branches = {
+    branches: ClassVar = {
         "attention": Branch(
             producers=("attention.self.query", "attention.self.key", "attention.self.value"),
             consumer="attention.output.dense",
@@ -42,7 +42,7 @@ class Bert(Family):
         """See Family."""
         return model.bert.encoder.layer
 
-    def vanish(self, layer: "nn.Module", kind: Kind) -> None:
+    def vanish(self, layer: Any, kind: Kind) -> None:
         """Leave LayerNorm(x + bias)."""
         from prune2deploy.models.surgery import BiasOnly, PassThrough
 

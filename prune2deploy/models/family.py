@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from prune2deploy.files import Record
 
@@ -83,7 +83,7 @@ class Family(ABC):
         """The layers in forward order; each takes the hidden states first and returns them."""
 
     @abstractmethod
-    def vanish(self, layer: "nn.Module", kind: Kind) -> None:
+    def vanish(self, layer: Any, kind: Kind) -> None:
         """Replace a block that keeps no unit by the bias of its output projection."""
 
     def unit_counts(self, config: "PretrainedConfig") -> dict[Kind, int]:

@@ -1,6 +1,6 @@
 """From a model to its family and its blocks."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from prune2deploy.errors import InputError
 from prune2deploy.models.bert import Bert
@@ -37,7 +37,8 @@ def layers_of(model: "PreTrainedModel") -> "nn.ModuleList":
 def output_projection(model: "PreTrainedModel", block: Block) -> "nn.Linear":
     """The Linear whose input columns are the units of `block` and whose output goes to the residual stream."""
     family = family_of(model.config)
-    return family.layers(model)[block.layer].get_submodule(family.branches[block.kind].consumer)
+    consumer = family.branches[block.kind].consumer
+    return cast("nn.Linear", family.layers(model)[block.layer].get_submodule(consumer))
 
 
 def blocks_in(signature: ModelSignature) -> list[Block]:

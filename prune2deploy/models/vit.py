@@ -1,6 +1,6 @@
 """ViT and DeiT: pre-norm encoder over image patches."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from prune2deploy.models.family import Branch, Family, Kind, ModelSignature
 
@@ -14,7 +14,7 @@ class ViT(Family):
 
     model_type = "vit"
     architectures = ("ViTForImageClassification",)
-    branches = {
+    branches: ClassVar = {
         "attention": Branch(
             producers=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
             consumer="attention.o_proj",
@@ -43,7 +43,7 @@ class ViT(Family):
         """See Family."""
         return model.vit.layers
 
-    def vanish(self, layer: "nn.Module", kind: Kind) -> None:
+    def vanish(self, layer: Any, kind: Kind) -> None:
         """Leave x + bias; the norm before the block goes with it."""
         from torch import nn
 

@@ -1,6 +1,7 @@
 """Is the whole the sum of its blocks? Fit the fixed part on whole models, then test on plans not seen."""
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,9 +59,7 @@ class WholeModels:
     def timings(self, point: WorkloadPoint) -> list[Timing]:
         """Measured latency of each of `plans`, against the dense model."""
         inputs = self.task.synthetic_inputs(point.batch, point.seq_len)
-        runs = {}
-        for index, engine in enumerate(self.engines):
-            runs[str(index)] = lambda engine=engine: engine.time_ms(inputs)
+        runs = {str(index): partial(engine.time_ms, inputs) for index, engine in enumerate(self.engines)}
         timings = interleaved(runs, "0", ROUNDS, self.progress, f"timing whole models at {point}")
         return [timings[str(index)] for index in range(len(self.plans))]
 

@@ -1,6 +1,7 @@
 """The sweep: time every stack against the full one, and turn the differences into curves."""
 
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 
@@ -65,10 +66,7 @@ class Sweep:
         wanted = list(dict.fromkeys([*stacks, EMPTY, self.full]))
         self._build([widths for widths in wanted if widths not in self.engines])
         inputs = self.stacks.inputs(point.batch, point.seq_len)
-        runs = {}
-        for widths in wanted:
-            engine = self.engines[widths]
-            runs[_name(widths)] = lambda engine=engine: engine.time_ms(inputs)
+        runs = {_name(widths): partial(self.engines[widths].time_ms, inputs) for widths in wanted}
         timings = interleaved(runs, _name(self.full), rounds, self.progress, description)
         return {widths: timings[_name(widths)] for widths in wanted}
 

@@ -176,7 +176,7 @@ def _by_first_units(scores: dict[Block, np.ndarray], kind: Kind, threshold: int)
 
 def _further(scores: dict[Block, np.ndarray], blocks: list[Block], threshold: int) -> list[tuple[float, Block, int]]:
     """(score, block, unit) beyond each block's free units, the best of all blocks first."""
-    found = []
+    found: list[tuple[float, Block, int]] = []
     for block in blocks:
         order = np.argsort(-scores[block], kind="stable")[threshold:]
         found.extend((float(scores[block][unit]), block, int(unit)) for unit in order)

@@ -5,7 +5,7 @@ dense model has in the residual stream behind that block: errors of earlier bloc
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -98,11 +98,9 @@ class Streams:
         module = layers_of(self.pruned)[block.layer]
         rows = zip(self.calls, self.pruned_hidden, self.targets[block.kind], self.valid, strict=True)
         for call, hidden, target, valid in rows:
-            with torch.no_grad(), self._watched(self.pruned, module, until=block.kind) as seen:
-                try:
-                    call.run(module, hidden)
-                except _Reached:
-                    pass
+            watched = self._watched(self.pruned, module, until=block.kind)
+            with torch.no_grad(), watched as seen, suppress(_Reached):
+                call.run(module, hidden)
             if first_token_only:
                 valid = valid & (torch.arange(valid.shape[1]) == 0)
             x = seen[block.kind, "input"][valid][:, columns]

@@ -14,6 +14,7 @@ from prune2deploy.pruning.streams import BlockStatistics, Streams
 from prune2deploy.tasks.base import Samples
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -73,7 +74,7 @@ def scales_of(statistics: BlockStatistics, weight: np.ndarray, unit_size: int, r
     return np.linalg.solve(normal + strength * np.eye(units), right + strength)
 
 
-def write_columns(projection: "nn.Linear", columns: object, weight: np.ndarray, statistics: BlockStatistics) -> None:
+def write_columns(projection: "nn.Linear", columns: "torch.Tensor", weight: np.ndarray, statistics: BlockStatistics) -> None:
     """Set the kept columns of `projection`, and the bias that makes the mean of its output right."""
     import torch
 

@@ -6,7 +6,7 @@ reference's median: what slows the whole machine for a while cancels out.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +39,7 @@ class Timing:
 
 
 def interleaved(
-    runs: dict[str, TimedRun], reference: str, rounds: int, progress: Progress, description: str, seed: int = 0,
+    runs: Mapping[str, TimedRun], reference: str, rounds: int, progress: Progress, description: str, seed: int = 0,
 ) -> dict[str, Timing]:
     """Time `runs` (each returns the milliseconds of one run) against runs[reference].
 

@@ -3,6 +3,7 @@
 import os
 import platform
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,7 +88,7 @@ class OnnxRuntime(Runtime):
             )
 
 
-def import_onnxruntime() -> "onnxruntime":  # type: ignore[valid-type]
+def import_onnxruntime() -> ModuleType:
     """The onnxruntime module; raises MissingPackageError."""
     try:
         import onnxruntime

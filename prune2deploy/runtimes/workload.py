@@ -1,6 +1,7 @@
 """Latency of several engines over a whole workload, against the dense one."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -41,9 +42,7 @@ def time_workload(
     """
     per_point = []
     for point, inputs in workload:
-        runs = {}
-        for name, engine in engines.items():
-            runs[name] = lambda engine=engine, inputs=inputs: engine.time_ms(inputs)
+        runs = {name: partial(engine.time_ms, inputs) for name, engine in engines.items()}
         per_point.append(interleaved(runs, DENSE, rounds, progress, f"{description}, {point}"))
     weights = [point.weight for point, _ in workload]
     found = {}

@@ -75,7 +75,8 @@ class ImageClassification(Classification):
         """See Task."""
         image = given.get("image") or next((name for name in IMAGE_NAMES if name in features), None)
         if image is None:
-            raise InputError(f"data {where!r}: which column is the image? Name it with --image; it has: {', '.join(features)}")
+            has = ", ".join(features)
+            raise InputError(f"data {where!r}: which column is the image? Name it with --image; it has: {has}")
         return {"image": image, "label": guess_label(features, given, where)}
 
     @classmethod

@@ -107,7 +107,7 @@ class TextClassification(Classification):
     @classmethod
     def guess_columns(cls, features: dict[str, object], given: dict[str, str], where: str) -> dict[str, str]:
         """See Task."""
-        columns = {role: given[role] for role in ("text", "text_pair") if role in given}
+        columns: dict[str, str] = {role: given[role] for role in ("text", "text_pair") if role in given}
         if "text" not in columns:
             pair = next((pair for pair in PAIRS if set(pair) <= set(features)), None)
             single = next((name for name in SINGLES if name in features), None)

@@ -11,7 +11,7 @@ import numpy as np
 from prune2deploy.budget import Budget
 from prune2deploy.config import Project, WorkloadPoint
 from prune2deploy.models.checkpoint import PrunedRecord
-from prune2deploy.models.family import KINDS
+from prune2deploy.models.family import KINDS, Kind
 from prune2deploy.models.registry import blocks_in
 from prune2deploy.profiling.table import LatencyTable
 from prune2deploy.progress import Progress
@@ -84,7 +84,7 @@ def assess(subject: Subject, runtime: Runtime, seconds: dict[str, float], progre
     if provenance.predicted_ms is not None and subject.table is not None:
         predicted = provenance.predicted_ms * timings[DENSE].ms / subject.table.dense_ms
     widths = record.plan.widths(blocks_in(record.plan.signature))
-    counts = {"attention": record.plan.signature.kv_heads, "ffn": record.plan.signature.intermediate_size}
+    counts: dict[Kind, int] = {"attention": record.plan.signature.kv_heads, "ffn": record.plan.signature.intermediate_size}
     failed = [check for check in checks if not check.passed]
     return Report(
         verdict="failed" if failed else "passed",

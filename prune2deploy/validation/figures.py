@@ -8,9 +8,10 @@ import re
 import textwrap
 from collections import Counter
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prune2deploy.models.family import KINDS, Kind
+from prune2deploy.validation.html import number
 from prune2deploy.validation.record import PointLatency, Report
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ WIDTH = 6.4  # inches
 UNITS: dict[Kind, str] = {"attention": "heads", "ffn": "filters"}
 COLOURS: dict[Kind, str] = {"attention": "#1f6fb4", "ffn": "#b4580b"}
 DENSE, PRUNED, LIMIT, GHOST = "#8a8f98", "#1f6fb4", "#b3261e", "#e6e8eb"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "prune2deploy",  # ids are random without it
     "svg.fonttype": "none",  # text stays text: it can be searched, and needs a tenth of the space
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
@@ -31,7 +32,8 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#8a8f98",
-    "legend.frameon": False,
+    "figure.constrained_layout.h_pad": 0.07,
+    "figure.constrained_layout.w_pad": 0.07,
 }
 
 
@@ -66,19 +68,20 @@ def _width_bars(axes: "Axes", kind: Kind, kept: list[int], dense: int) -> None:
     axes.barh(rows, [width / dense for width in kept], color=COLOURS[kind], height=0.72)
     for row, width in zip(rows, kept, strict=True):
         if width:
-            axes.text(1.03, row, str(width), va="center")
+            axes.text(1.03, row, str(width), va="center_baseline")
             continue
         axes.barh(row, 1.0, height=0.72, color="white", edgecolor=LIMIT, linestyle="--", hatch="////", alpha=0.55)
         axes.text(
-            0.5, row, "vanished", va="center", ha="center", color=LIMIT, weight="bold",
+            0.5, row, "vanished", va="center_baseline", ha="center", color=LIMIT, weight="bold",
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
         )  # fmt: skip
-        axes.text(1.03, row, "0", va="center", color=LIMIT, weight="bold")
+        axes.text(1.03, row, "0", va="center_baseline", color=LIMIT, weight="bold")
     axes.set_title(f"{_title(kind)}: {UNITS[kind]} kept of {dense}")
     axes.set_xlim(0, 1.22)
     axes.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
+    axes.spines["bottom"].set_bounds(0, 1)
 
 
 def latency(report: Report) -> "Figure":
@@ -107,10 +110,10 @@ def _latency_bars(axes: "Axes", ms: list[float], whiskers: list[float], title: s
         axes.errorbar(ms, [0, 1], xerr=reach, fmt="none", ecolor="#22262b", capsize=3, linewidth=1)
     if limit is not None:
         axes.axvline(limit, color=LIMIT, linestyle="--", linewidth=1.6)
-        label = f"budget {limit:.4g} ms"
+        label = f"budget {number(limit)} ms"
         axes.text(limit, 1.03, label, transform=axes.get_xaxis_transform(), color=LIMIT, ha="center", va="bottom")
     # the values stand in the tick labels, where neither a bar nor the budget's line can run into them
-    axes.set_yticks([0, 1], [f"dense  {ms[0]:.4g} ms", f"pruned  {ms[1]:.4g} ms"])
+    axes.set_yticks([0, 1], [f"dense {number(ms[0])} ms", f"pruned {number(ms[1])} ms"])
     axes.set_ylim(1.5, -0.5)
     axes.set_xlim(0, 1.04 * max([*ms, *whiskers, limit or 0.0]))
     axes.tick_params(axis="y", length=0)
@@ -141,6 +144,7 @@ def table(report: Report) -> "Figure | None":
             axes.set_ylim(0, 1.12 * max(curve.ms) or 1.0)
     for kind, axes in zip(KINDS, grid[-1], strict=True):
         axes.set_xlabel(f"{UNITS[kind]} kept")
+        axes.locator_params(axis="x", integer=True)
     for axes in grid[:, 0]:
         axes.set_ylabel("ms of one block")
     return figure

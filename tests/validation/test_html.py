@@ -24,10 +24,8 @@ def engine(points, ms):
         )
         for index, point in enumerate(points)
     ]  # fmt: skip
-    weights = [point.weight for point in points]
-    return EngineLatency(
-        ms=sum(w * row.median_ms for w, row in zip(weights, rows, strict=True)) / sum(weights), points=rows
-    )
+    total = sum(row.point.weight * row.median_ms for row in rows)
+    return EngineLatency(ms=total / sum(point.weight for point in points), points=rows)
 
 
 def curves():
@@ -45,16 +43,10 @@ def report_of(layers=12, points=POINTS, **changes):
     ffn = [[3072, 1024, 819, 412, 0][index % 5] for index in range(layers)]
     dense, pruned = engine(points, 48.317), engine(points, 23.571)
     values = {
-        "verdict": "passed",
-        "headline": "Passed: 23.6 ms of the 24.2 ms budget, accuracy -1.15 points",
-        "name": "bert-sst2-2x",
-        "created_at": "2025-11-03T10:22:31+00:00",
-        "source": "textattack/bert-base-uncased-SST-2",
-        "task": "text-classification",
-        "data": "data/sst2",
-        "method": "fisher-knapsack",
-        "budget": Budget(kind="speedup", value=2.0),
-        "limit_ms": dense.ms / 2,
+        "verdict": "passed", "headline": "Passed: 23.6 ms of the 24.2 ms budget, accuracy -1.15 points",
+        "name": "bert-sst2-2x", "created_at": "2025-11-03T10:22:31+00:00", "task": "text-classification",
+        "source": "textattack/bert-base-uncased-SST-2", "data": "data/sst2", "method": "fisher-knapsack",
+        "budget": Budget(kind="speedup", value=2.0), "limit_ms": dense.ms / 2,
         "checks": [
             Check(name="budget", passed=True, detail="measured 76.6 ms, limit 78.5 ms"),
             Check(name="onnx equals pytorch", passed=True, detail="largest difference 3.1e-06 over 64 samples"),
@@ -65,22 +57,16 @@ def report_of(layers=12, points=POINTS, **changes):
         ),
         "widths": {"attention": attention, "ffn": ffn},
         "dense_widths": {"attention": 12, "ffn": 3072},
-        "parameters_dense": 109_483_778,
-        "parameters_pruned": 61_204_511,
-        "onnx_bytes_dense": 438_100_000,
-        "onnx_bytes_pruned": 244_900_000,
-        "fused": True,
+        "parameters_dense": 109_483_778, "parameters_pruned": 61_204_511,
+        "onnx_bytes_dense": 438_100_000, "onnx_bytes_pruned": 244_900_000, "fused": True,
         "numerics": Numerics(
             samples=64, onnx_max_error=3.1e-6, tolerance=1.7e-4, largest_logit=4.213, dense_mean_difference=0.3127,
             same_prediction=0.9531,
         ),
         "metric_dense": MetricRecord(metric="accuracy", value=92.43, standard_error=0.91, n=872),
         "metric_pruned": MetricRecord(metric="accuracy", value=91.28, standard_error=0.96, n=872),
-        "latency_dense": dense,
-        "latency_pruned": pruned,
-        "speedup": 2.0498,
-        "predicted_ms": 75.127,
-        "prediction_error": -0.0193,
+        "latency_dense": dense, "latency_pruned": pruned, "speedup": 2.0498,
+        "predicted_ms": 75.127, "prediction_error": -0.0193,
         "stages": [
             stage("dense", 92.43, 0.0, 31.4, notes=["seconds: calibration"]),
             stage("search", 71.22, 0.5131, 4.2),
@@ -124,31 +110,24 @@ class Visible(HTMLParser):
 
     def __init__(self, page):
         super().__init__()
-        self.texts, self.tags, self.hidden, self.open = [], [], 0, []
+        self.texts, self.tags, self.open = [], [], []
         self.feed(page)
-        self.close()
+        self.text = " ".join(self.texts)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        self.hidden += tag in ("style", "head")
-        if tag not in ("meta", "br", "path", "use"):
+        if tag != "meta":
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag):
-        self.hidden -= tag in ("style", "head")
-        if tag not in ("meta", "br", "path", "use"):
-            assert self.open.pop() == tag
+        assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if data.strip() and not self.hidden:
+        if data.strip() and "head" not in self.open:
             self.texts.append(" ".join(data.split()))
-
-    @property
-    def text(self):
-        return " ".join(self.texts)
 
 
 @pytest.fixture(scope="module")
@@ -169,16 +148,16 @@ def svgs(page):
     "value",
     [
         "157.0 → 76.61 ms", "2.05×", "78.52 ms", "2× speedup", "97.6 % used",  # summary
-        "92.43 → 91.28", "-1.15 points", "± 0.91 → ± 0.96", "n = 872", "109.5 → 61.2 M", "438.1 MB → 244.9 MB",
-        "budget ✓ passed measured 76.6 ms, limit 78.5 ms", "onnx equals pytorch ✓ passed largest difference 3.1e-06",
+        "Metric (accuracy), dense → pruned 92.43 → 91.28 -1.15 points; standard errors ± 0.91 → ± 0.96; n = 872",
+        "109.5 → 61.2 M", "438.1 MB → 244.9 MB", "budget ✓ passed measured 76.6 ms, limit 78.5 ms", "onnx equals pytorch ✓ passed largest difference 3.1e-06",
         "5 of 24 blocks vanished", "heads kept of 12", "filters kept of 3072", "layer 11",
         "budget 78.52 ms", "75.13 ms", "-1.9 %",  # latency
         "batch 8 × 384 1 dense 483.2 512.6 542.6 4.3 % 318", "batch 1 × 128 3 pruned 23.57 25.01 26.47 4.3 % 317",
         "2.310", "2.170", "1.04", "1.2 %",  # latency table
         "rearrange 84.29 ± 0.93 872 0.331 0.110 12.7 s", "1 min 15 s 14 of 24 blocks solved ridge 0.01",  # stages
-        "re-fit (not kept)", "not kept: the divergence rose", "dense 92.43",
-        "1 75.50 77.43 80.25 -3.5 % 157.1 102.2 %", "2 70.50 72.68 77.12 -5.8 % 157.9 97.7 %",  # rounds
-        "Samples 64", "3.10e-06 (tolerance 1.70e-04: within)", "4.213", "0.313", "95.3 %", "fused (measured faster",
+        "re-fit (not kept) 90.14 ± 0.93 872 0.221 0.0736 1 min 0 s not kept: the divergence rose", "dense 92.43",
+        "1 75.50 77.44 80.25 -3.5 % 157.1 102.2 %", "2 70.50 72.68 77.12 -5.8 % 157.9 97.7 %",  # rounds
+        "Samples 64", "3.1e-06 (tolerance 1.7e-04: within)", "4.213", "0.313", "95.3 %", "fused (measured faster",
         "profile 7 min 11 s", "validate 1 h 6 min", "all together 1 h 17 min", "3.22 GB",
         "AMD EPYC 7B13 (cpu)", "Physical cores 2", "15.6 GB", "onnxruntime 1.22.1, CPUExecutionProvider", "0, 1",
         "graph_optimization_level all", "torch 2.9.1",
@@ -196,11 +175,9 @@ def test_headline_is_the_first_thing_shown(page, visible):
 
 
 def test_failure_is_said_first_and_in_words():
-    checks = [
-        Check(name="quality", passed=False, detail="lost 3.20 points, allowed 1.00"),
-        Check(name="budget", passed=True, detail="kept"),
-    ]
-    headline = "FAILED quality: lost 3.20 points, allowed 1.00"
+    lost = "lost 3.20 points, allowed 1.00"
+    checks = [Check(name="quality", passed=False, detail=lost), Check(name="budget", passed=True, detail="kept")]
+    headline = f"FAILED quality: {lost}"
     page = render(report_of(verdict="failed", headline=headline, checks=checks))
     visible = Visible(page)
     assert visible.texts[0] == headline
@@ -211,18 +188,18 @@ def test_failure_is_said_first_and_in_words():
 
 def test_exceeding_the_budget_is_said():
     text = Visible(render(report_of(limit_ms=70.0))).text
-    assert "109.4 % used : over the budget" in text or "109.4 % used: over the budget" in text
+    assert "109.4 % used: over the budget" in text
 
 
 def test_exceeding_the_tolerance_is_said():
     numerics = report_of().numerics.model_copy(update={"onnx_max_error": 0.5})
-    assert "0.500 (tolerance 1.70e-04: exceeded)" in Visible(render(report_of(numerics=numerics))).text
+    assert "0.500 (tolerance 1.7e-04: exceeded)" in Visible(render(report_of(numerics=numerics))).text
 
 
 def test_values_are_escaped_everywhere():
     evil = "<img src=x onerror=alert(1)> & \"quoted\" 'a' $x_{$ {{ 7 * 7 }}"
     base = report_of()
-    changes = {name: evil for name in ("headline", "name", "created_at", "source", "task", "data", "method")}
+    changes = dict.fromkeys(("headline", "name", "created_at", "source", "task", "data", "method"), evil)
     changes["checks"] = [Check(name=evil, passed=True, detail=evil)]
     changes["stages"] = [
         StageResult(stage=evil, score=50, standard_error=1, metric=evil, n=9, reconstruction_error=0.1, divergence=0.1,
@@ -272,7 +249,6 @@ def test_same_report_gives_the_same_page(page):
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "black"}):  # a caller's own style
         assert render(report_of()) == page
         assert matplotlib.rcParams["font.size"] == 30
-    assert "matplotlib" not in page.lower()
 
 
 def test_no_pyplot_state_is_made():
@@ -298,13 +274,9 @@ def test_flops_budget_has_no_table_and_no_limit():
     assert "None" not in text.replace("None of the", "")
 
 
-def test_rounds_without_the_table_show_what_was_measured():
-    text = Visible(render(report_of(table_points=[]))).text
-    assert "1 75.50 – 80.25 – 157.1 102.2 %" in text
-
-
-def test_table_that_lacks_a_workload_point_scales_nothing():
-    text = Visible(render(report_of(table_points=report_of().table_points[:1]))).text
+@pytest.mark.parametrize("points", [0, 1])
+def test_rounds_without_the_whole_table_show_what_was_measured(points):
+    text = Visible(render(report_of(table_points=report_of().table_points[:points]))).text
     assert "1 75.50 – 80.25 – 157.1 102.2 %" in text
 
 
@@ -339,7 +311,7 @@ def test_report_without_stages_checks_or_times():
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0, "0"), (None, "–"), (12345.6, "12,346"), (123.456, "123.5"), (0.012345, "0.01234"), (3.14e-7, "3.14e-07"),
+    [(0, "0"), (None, "–"), (12345.6, "12,346"), (123.456, "123.5"), (0.012346, "0.01235"), (3.14e-7, "3.14e-07"),
      (-2.5, "-2.500")],
 )  # fmt: skip
 def test_numbers_keep_four_digits(value, shown):
