@@ -152,8 +152,8 @@ def write_warmup(entry: Path, name: str, inputs: dict[str, np.ndarray]) -> WarmU
 
     The server makes `batch_size` requests of batch 1 out of one sample, each of them reading the whole file from its
     start (GenerateWarmupData in triton-inference-server/core, src/backend_model_instance.cc; ModelWarmup in
-    model_config.proto: "the 'inputs' specified below will be duplicated to match the batch size"). So a file holds the
-    first sample alone, row-major and raw, and its dims have no batch axis.
+    model_config.proto: "the 'inputs' specified below will be duplicated to match the batch size"; seen on server 2.51).
+    So a file holds the first sample alone, row-major and raw, and its dims have no batch axis.
     """
     batch_sizes = {len(array) for array in inputs.values()}
     if len(batch_sizes) != 1:

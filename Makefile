@@ -1,0 +1,32 @@
+# Two commands on a fresh machine: `make demo` and `make test`. PYTHON may name any of 3.10 to 3.13.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(CURDIR)/$(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint clean
+
+demo: $(STAMP)
+	rm -rf demo
+	mkdir demo
+	cd demo && $(BIN)/prune2deploy init ../examples/topics/model --data ../examples/topics/data
+	cd demo && $(BIN)/prune2deploy run --speedup 2 --name topics
+
+test: $(STAMP)
+	$(BIN)/python -m pytest tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	# the CPU wheel of torch, where the index has one: the default wheel on Linux brings gigabytes of CUDA
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0 \
+		--extra-index-url https://download.pytorch.org/whl/cpu
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,triton,dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) demo
