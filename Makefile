@@ -22,8 +22,8 @@ lint: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	# the CPU wheel of torch, where the index has one: the default wheel on Linux brings gigabytes of CUDA
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0 \
+	# torch's CPU wheel, where its index can be reached: the default wheel on Linux brings gigabytes of CUDA
+	$(BIN)/python -m pip install --quiet --no-deps --retries 1 --constraint constraints.txt torch \
 		--extra-index-url https://download.pytorch.org/whl/cpu
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,triton,dev]'
 	touch $(STAMP)

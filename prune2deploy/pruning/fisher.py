@@ -1,4 +1,4 @@
-"""Fisher pruning: Kwon et al. 2022 with per-sample gradients, an exact search and tuning that never gives up."""
+"""Fisher pruning: Kwon et al. 2022 with per-sample gradients, an exact search, and a re-fit after mask tuning."""
 
 from prune2deploy.models.plan import Plan
 from prune2deploy.pruning.calibrate import Calibration, Fisher, fisher_information
@@ -6,12 +6,13 @@ from prune2deploy.pruning.costs import Costs
 from prune2deploy.pruning.importance import fisher_importance
 from prune2deploy.pruning.method import Method, State, Step
 from prune2deploy.pruning.rearrange import rearrange
+from prune2deploy.pruning.refit import refit
 from prune2deploy.pruning.search import choose_widths
 from prune2deploy.pruning.tuning import tune_masks
 
 
 class FisherMethod(Method):
-    """Knapsack over the measured table, then rearrangement, then tuning."""
+    """Knapsack over the measured table, then rearrangement, mask tuning and re-fit."""
 
     name = "fisher"
 
@@ -27,7 +28,7 @@ class FisherMethod(Method):
 
     def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
         """See Method."""
-        return [("rearrangement", self._rearrange), ("mask tuning", self._tune)]
+        return [("rearrangement", self._rearrange), ("mask tuning", self._tune), ("re-fit", self._refit)]
 
     def _rearrange(self, state: State) -> State:
         plan = rearranged(self.fisher, state.plan)
@@ -36,6 +37,11 @@ class FisherMethod(Method):
     def _tune(self, state: State) -> State:
         calibration = self.calibration
         tune_masks(calibration.model, state.model, state.plan, calibration.samples, calibration.progress)
+        return state
+
+    def _refit(self, state: State) -> State:
+        calibration = self.calibration
+        refit(calibration.model, state.model, state.plan, calibration.samples, calibration.progress)
         return state
 
 

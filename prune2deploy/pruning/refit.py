@@ -1,0 +1,46 @@
+"""Re-fit: every kept weight of an output projection by ridge regression, block by block, on the pruned prefix.
+
+Where mask tuning has one number a unit, the re-fit has the unit's whole column; both aim at what the dense model has in
+the residual stream behind the block. After K-prune (Park et al. 2024, knowledge-preserving weight tuning) and OSSCAR (Meng
+et al. 2024), with the strength of the ridge relative to the inputs' own variance.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prune2deploy.models.family import Block
+from prune2deploy.models.plan import Plan
+from prune2deploy.models.surgery import columns_of
+from prune2deploy.progress import Progress
+from prune2deploy.pruning.streams import BlockStatistics
+from prune2deploy.pruning.tuning import walk, write_columns
+from prune2deploy.tasks.base import Samples
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+RIDGE = 1e-2  # of the inputs' mean variance, pulling toward the weights that are there
+
+
+def refit(dense: "PreTrainedModel", pruned: "PreTrainedModel", plan: Plan, samples: Samples, progress: Progress) -> None:
+    """Re-fit, in place, the output projections of the masked model `pruned`, biases included."""
+
+    def solve(block: Block, kept: list[int], statistics: BlockStatistics, projection: "nn.Linear") -> None:
+        columns = columns_of(kept, block.unit_size)
+        weight = projection.weight[:, columns].double().numpy()
+        write_columns(projection, columns, ridge(statistics, weight), statistics)
+
+    walk(dense, pruned, plan, samples, solve, progress, "re-fitting output projections")
+
+
+def ridge(statistics: BlockStatistics, weight: np.ndarray, strength: float = RIDGE) -> np.ndarray:
+    """[d, k] minimising E‖centred y − V x‖² + strength · mean variance of x · ‖V − weight‖²."""
+    gram, cross = statistics.centred()
+    if not len(gram):
+        return weight
+    penalty = strength * float(np.trace(gram)) / len(gram)
+    if penalty == 0:
+        return weight
+    return np.linalg.solve(gram + penalty * np.eye(len(gram)), cross + penalty * weight.T).T

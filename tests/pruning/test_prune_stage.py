@@ -1,0 +1,309 @@
+import copy
+import json
+
+import numpy as np
+import pytest
+import synthetic
+import tiny
+import torch
+
+import prune2deploy.pruning.stage as stage
+from prune2deploy.budget import Budget
+from prune2deploy.config import WorkloadPoint
+from prune2deploy.errors import CheckFailedError, InputError, UnreachableBudgetError
+from prune2deploy.files import write_record
+from prune2deploy.models.checkpoint import load, load_dense
+from prune2deploy.models.registry import blocks_in, blocks_of
+from prune2deploy.models.surgery import mask_
+from prune2deploy.pruning.costs import FlopCosts
+from prune2deploy.pruning.fisher import FisherMethod
+from prune2deploy.pruning.method import Method, State
+from prune2deploy.pruning.registry import METHODS
+from prune2deploy.pruning.stage import AWAY_MARGIN, Stages, calibration_samples, prune, shrunk_equal
+from prune2deploy.pruning.streams import lengths_of
+from prune2deploy.tasks.predict import outputs_of, torch_run
+
+HALF = Budget(kind="flops", value=0.5)
+
+
+def files_of(directory):
+    return {path.name for path in directory.iterdir()}
+
+
+def widths_of(model, blocks):
+    """Head and filter counts as the saved weights have them."""
+    found = {}
+    for name, tensor in model.state_dict().items():
+        for block in blocks:
+            ends = {
+                ("attention", "bert"): f"layer.{block.layer}.attention.output.dense.weight",
+                ("ffn", "bert"): f"layer.{block.layer}.output.dense.weight",
+                ("attention", "vit"): f"layers.{block.layer}.attention.o_proj.weight",
+                ("ffn", "vit"): f"layers.{block.layer}.mlp.fc2.weight",
+            }  # fmt: skip
+            if name.endswith(ends[block.kind, model.config.model_type]):
+                found[block] = tensor.shape[1] // block.unit_size
+    return {block: found.get(block, 0) for block in blocks}  # a vanished block has a bias and no weight
+
+
+@pytest.mark.parametrize("method", ["fisher", "kwon"])
+def test_pruned_to_a_share_of_the_flops(case, tmp_path, method):
+    out = tmp_path / "out"
+    record = prune(case.project, HALF, out, method=method)
+    blocks = blocks_of(case.model)
+    model = load(out)
+    assert widths_of(model, blocks) == record.plan.widths(blocks)
+    calibration, _ = calibration_samples(case.task, case.project)
+    costs = FlopCosts(record.plan.signature, float(lengths_of(case.model, calibration).mean()))
+    assert 0.4 < costs.total(record.plan.widths(blocks)) <= 0.5 + 1e-9
+
+    provenance = record.provenance
+    names = [result.stage for result in provenance.stages]
+    assert names[:2] == ["dense", "search"]
+    assert len(names) >= 4
+    assert "rearrangement" in names
+    dense, search, *steps = provenance.stages
+    assert dense.divergence == dense.reconstruction_error == 0
+    assert search.divergence > 0
+    assert search.kept
+    best = search.divergence
+    for result in steps:
+        assert result.kept == (result.divergence <= best)
+        best = min(best, result.divergence)
+    outputs = outputs_of(torch_run(model), case.samples)
+    score = case.task.score(outputs, case.samples.labels).value
+    assert score == pytest.approx([result for result in provenance.stages if result.kept][-1].score)
+    assert case.task.score(outputs_of(torch_run(case.model), case.samples), case.samples.labels).value == dense.score
+    assert {result.n for result in provenance.stages} == {len(case.samples)}
+
+    assert (provenance.method, provenance.budget, provenance.labels) == (method, HALF, "given")
+    assert provenance.predicted_ms is provenance.table is provenance.device is None
+    assert provenance.fitted == []
+    assert provenance.calibration_samples == len(calibration)
+    assert provenance.equality_error < 1e-4
+    assert {"prune2deploy.json", "model.safetensors", "config.json"} < files_of(out)
+    assert not [name for name in files_of(tmp_path) if name.endswith(".partial")]
+
+
+@pytest.mark.parametrize("method", ["fisher", "kwon"])
+def test_the_same_again_is_the_same_to_the_bit(case, tmp_path, method):
+    first, again, elsewhere = (
+        prune(case.project.model_copy(update={"root": tmp_path / root}), HALF, tmp_path / out, method=method)
+        for root, out in (("here", "first"), ("here", "again"), ("there", "elsewhere"))  # "there" has no cache
+    )
+    for other in (again, elsewhere):
+        assert other.plan == first.plan
+        assert other.weights_sha256 == first.weights_sha256
+    assert (tmp_path / "first/model.safetensors").read_bytes() == (tmp_path / "again/model.safetensors").read_bytes()
+
+
+def test_data_without_labels(bert_dir, text_data, tmp_path):
+    project = tiny.make_project(bert_dir, text_data, "text-classification", tmp_path)
+    unlabelled = project.model_copy(
+        update={"data": project.data.model_copy(update={"columns": {"text": "text", "label": ""}})}
+    )
+    record = prune(unlabelled, HALF, tmp_path / "out")
+    assert "drawn" in record.provenance.labels
+    assert record.provenance.stages[0].score == 100
+    assert "against the dense model" in record.provenance.stages[1].metric
+
+
+def test_calibration_and_held_out_samples_do_not_overlap(case):
+    calibration, held_out = calibration_samples(case.task, case.project)
+    assert len(held_out) >= 1
+    assert 8 <= len(calibration) <= 16
+
+    def keys(samples):
+        return {b"".join(a.tobytes() for a in samples.batch([index]).inputs.values()) for index in range(len(samples))}
+
+    assert len(keys(calibration)) == len(calibration)
+    assert not keys(calibration) & keys(held_out)
+    assert calibration_samples(case.task, case.project)[0].digest() == calibration.digest()
+
+
+# steps that do harm
+
+
+class Harmful(FisherMethod):
+    """A good step, a harmful one, and another that tells what it was given."""
+
+    name = "harmful"
+
+    def steps(self, costs, budget):
+        self.seen = []
+
+        def harm(state):
+            with torch.no_grad():
+                for weight in state.model.parameters():
+                    weight.mul_(3)
+            return State(state.plan, state.model, ["wrecked"])
+
+        def look(state):
+            self.seen.append(copy.deepcopy(state.model))
+            return state
+
+        TOLD.append(self)
+        return [("harm", harm), ("look", look)]
+
+
+TOLD: list[Method] = []
+
+
+def test_a_harmful_step_is_told_of_and_not_used(case, tmp_path, monkeypatch):
+    monkeypatch.setitem(METHODS, "harmful", Harmful)
+    record = prune(case.project, HALF, tmp_path / "out", method="harmful")
+    dense, search, harm, look = record.provenance.stages
+    assert [search.kept, harm.kept, look.kept] == [True, False, True]
+    assert harm.divergence > search.divergence
+    assert harm.notes[0] == "wrecked"
+    assert "not kept" in harm.notes[1]
+    assert f"{search.divergence:.4f}" in harm.notes[1]
+    assert look.divergence == search.divergence
+    masked = load_dense(case.directory)
+    mask_(masked, record.plan)
+    for model in (load(tmp_path / "out"), TOLD.pop().seen[0]):
+        np.testing.assert_allclose(
+            outputs_of(torch_run(model), case.samples), outputs_of(torch_run(masked), case.samples), rtol=1e-4, atol=1e-4
+        )
+
+
+def test_a_stage_is_judged_on_held_out_samples_alone(case):
+    def stages(evaluation):
+        held_out = case.samples.select([0, 1, 2])
+        return Stages(case.model, case.task, held_out, evaluation, synthetic_progress())
+
+    plan = tiny.plan_keeping(case.model, tiny.ragged)
+    pruned = copy.deepcopy(case.model)
+    mask_(pruned, plan)
+    results = []
+    for evaluation in (case.samples.select([3, 4, 5, 6]), case.samples.select([7, 8])):
+        judged = stages(evaluation)
+        assert judged.add("search", State(plan, pruned), 0.0)
+        results.append(judged.results[0])
+    assert results[0].divergence == results[1].divergence
+    assert results[0].reconstruction_error == results[1].reconstruction_error
+    assert [result.n for result in results] == [4, 2]
+    outputs, reference = (outputs_of(torch_run(m), case.samples.select([0, 1, 2])) for m in (pruned, case.model))
+    assert results[0].divergence == pytest.approx(case.task.divergence(outputs, reference))
+
+
+def synthetic_progress():
+    from prune2deploy.progress import Progress
+
+    return Progress()
+
+
+def test_shrinking_that_changes_the_model_is_not_passed_on(case):
+    plan = tiny.plan_keeping(case.model, tiny.ragged)
+    masked = copy.deepcopy(case.model)
+    mask_(masked, plan)
+    small, difference = shrunk_equal(State(plan, masked), case.samples)
+    assert difference < 1e-4
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in masked.parameters())
+    with pytest.raises(CheckFailedError, match="shrinking changed the model"):
+        shrunk_equal(State(plan, case.model), case.samples)  # nothing is masked there
+
+
+# what a user can mend
+
+
+def test_what_stands_there_is_not_touched(case, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "work.txt").write_text("somebody's")
+    with pytest.raises(InputError, match="already exists"):
+        prune(case.project, HALF, out)
+    assert files_of(out) == {"work.txt"}
+
+
+def test_an_unknown_method(case, tmp_path):
+    with pytest.raises(InputError, match=r"unknown method 'magic'.*fisher.*kwon"):
+        prune(case.project, HALF, tmp_path / "out", method="magic")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_too_few_samples(bert_dir, tmp_path, rows):
+    data = tmp_path / "few"
+    data.mkdir()
+    tiny.write_jsonl(data / "train.jsonl", tiny.text_rows(rows, seed=0))
+    tiny.write_jsonl(data / "validation.jsonl", tiny.text_rows(4, seed=1))
+    project = tiny.make_project(bert_dir, data, "text-classification", tmp_path)
+    with pytest.raises(InputError, match=f"{rows} samples are too few"):
+        prune(project, HALF, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# a table from elsewhere
+
+
+@pytest.fixture
+def forbid_measuring(monkeypatch):
+    def fail(*args, **kwargs):
+        raise AssertionError("nothing is to be measured here")
+
+    for name in ("EngineBench", "runtime_for", "fit_to_engine"):
+        monkeypatch.setattr(stage, name, fail)
+
+
+def table_file(case, tmp_path, **changes):
+    values = {"of": tiny.signature_of(case.model), "points": case.project.workload, **changes}
+    table = synthetic.latency_table(**values)
+    write_record(tmp_path / "theirs.json", table)
+    return table, tmp_path / "theirs.json"
+
+
+@pytest.mark.parametrize("method", ["fisher", "kwon"])
+@pytest.mark.parametrize("kind", ["latency_ms", "speedup"])
+@pytest.mark.usefixtures("forbid_measuring")
+def test_with_a_table_from_elsewhere_a_margin_is_kept(case, tmp_path, kind, method):
+    table, path = table_file(case, tmp_path, fixed=1.0)
+    budget = Budget(kind=kind, value=0.6 * table.dense_ms if kind == "latency_ms" else 1 / 0.6)
+    record = prune(case.project, budget, tmp_path / "out", method=method, table=path)
+    predicted = table.predict_plan_ms(record.plan, blocks_in(record.plan.signature))
+    assert 0.85 * 0.6 * table.dense_ms < predicted <= (1 - AWAY_MARGIN) * 0.6 * table.dense_ms + 1e-9
+    assert record.provenance.predicted_ms == pytest.approx(predicted)
+    assert (record.provenance.table, record.provenance.device) == ("theirs.json", "Their CPU")
+    assert record.provenance.fitted == []
+    if method == "fisher":
+        assert all(record.plan.width(b) in table.widths(b.kind) for b in blocks_in(record.plan.signature))
+
+
+@pytest.mark.usefixtures("forbid_measuring")
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"of": synthetic.signature(layers=3, filters=128)}, "made for model"),
+        ({"points": [WorkloadPoint(batch=7, seq_len=7)]}, "batch 7"),
+        ({"precision": "fp16"}, "fp16"),
+    ],
+)
+def test_a_table_for_something_else(case, tmp_path, changes, problem):
+    _, path = table_file(case, tmp_path, **changes)
+    with pytest.raises(InputError, match=problem):
+        prune(case.project, Budget(kind="speedup", value=1.5), tmp_path / "out", table=path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_or_damaged_table(case, tmp_path):
+    budget = Budget(kind="speedup", value=1.5)
+    with pytest.raises(InputError, match="no latency table"):
+        prune(case.project, budget, tmp_path / "out", table=tmp_path / "none.json")
+    _, path = table_file(case, tmp_path)
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "points": []}))
+    with pytest.raises(InputError, match="not a valid latency table"):
+        prune(case.project, budget, tmp_path / "out", table=path)
+
+
+def test_budgets_out_of_reach_are_refused_before_calibration(case, tmp_path, monkeypatch):
+    table, path = table_file(case, tmp_path, fixed=2.0)
+    monkeypatch.setitem(METHODS, "fisher", None)  # not to be called
+    for budget, kind, number in (
+        (Budget(kind="latency_ms", value=1.9), UnreachableBudgetError, "2 ms"),
+        (Budget(kind="latency_ms", value=99), InputError, f"{table.dense_ms:.3g} ms"),
+        (Budget(kind="speedup", value=99), InputError, f"{table.dense_ms / 2:.3g} times"),
+    ):
+        with pytest.raises(kind, match=number):
+            prune(case.project, budget, tmp_path / "out", table=path)
+    assert not (tmp_path / "out").exists()

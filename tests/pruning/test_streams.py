@@ -1,0 +1,197 @@
+import copy
+
+import numpy as np
+import pytest
+import synthetic
+import tiny
+import torch
+
+from prune2deploy.models.registry import blocks_of, layers_of, output_projection
+from prune2deploy.models.surgery import columns_of, mask_
+from prune2deploy.pruning.streams import BlockStatistics, Reconstruction, Streams, lengths_of
+
+ENTRIES = {  # the module whose input the block's output is added to
+    ("bert", "attention"): "attention.self.query", ("bert", "ffn"): "intermediate.dense",
+    ("vit", "attention"): "layernorm_before", ("vit", "ffn"): "layernorm_after",
+}  # fmt: skip
+
+
+def watched(model, family, samples, index):
+    """Of one sample alone, run through the whole model: (entry, input, output) of every block, float64 [tokens, ...]."""
+    seen, handles = {}, []
+    for block in blocks_of(model):
+        entry = layers_of(model)[block.layer].get_submodule(ENTRIES[family, block.kind])
+        consumer = output_projection(model, block)
+
+        def entering(module, args, kwargs, block=block):
+            seen[block, "entry"] = (args[0] if args else kwargs["hidden_states"])[0].double()
+
+        def projected(module, args, output, block=block):
+            seen[block, "input"], seen[block, "output"] = args[0][0].double(), output[0].double()
+
+        handles += [entry.register_forward_pre_hook(entering, with_kwargs=True), consumer.register_forward_hook(projected)]
+    with torch.no_grad():
+        model(**samples.batch([index]).tensors())
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def expected(case, pruned, block, kept, first_token_only=False):
+    """The inputs and targets of `block`, all tokens of all samples below each other."""
+    inputs, targets = [], []
+    for index in range(len(case.samples)):
+        dense, slim = (watched(model, case.family, case.samples, index) for model in (case.model, pruned))
+        rows = slice(0, 1) if first_token_only else slice(None)
+        inputs.append(slim[block, "input"][rows][:, columns_of(kept, block.unit_size)])
+        targets.append((dense[block, "entry"] + dense[block, "output"] - slim[block, "entry"])[rows])
+    return torch.cat(inputs).numpy(), torch.cat(targets).numpy()
+
+
+def check(found, x, y):
+    assert found.n == len(x)
+    for got, wanted in ((found.x_sum, x.sum(0)), (found.y_sum, y.sum(0)), (found.xx, x.T @ x), (found.xy, x.T @ y)):
+        assert got.shape == wanted.shape
+        np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-5 * max(1, np.abs(wanted).max(initial=0)))
+
+
+def pruned_copy(case, name="ragged"):
+    plan = tiny.plan_keeping(case.model, tiny.PLANS[name])
+    pruned = copy.deepcopy(case.model)
+    mask_(pruned, plan)
+    return plan, pruned
+
+
+@pytest.mark.parametrize("name", ["ragged", "ffn vanished"])
+def test_statistics_are_those_of_whole_runs_sample_by_sample(case, name):
+    plan, pruned = pruned_copy(case, name)
+    streams = Streams(case.model, pruned, case.samples)
+    for layer in range(3):
+        streams.enter(layer)
+        for block in (block for block in blocks_of(case.model) if block.layer == layer):
+            kept = plan.units(block)
+            check(streams.statistics(block, kept), *expected(case, pruned, block, kept))
+
+
+def test_what_becomes_of_earlier_blocks_is_seen_by_later_ones(case):
+    plan, pruned = pruned_copy(case)
+    attention, ffn, above = blocks_of(case.model)[:3]
+    streams = Streams(case.model, pruned, case.samples)
+    streams.enter(0)
+    with torch.no_grad():
+        output_projection(pruned, attention).weight.mul_(1.7)
+    check(streams.statistics(ffn, plan.units(ffn)), *expected(case, pruned, ffn, plan.units(ffn)))
+    with torch.no_grad():
+        output_projection(pruned, ffn).weight.mul_(0.4)
+    streams.enter(1)
+    check(streams.statistics(above, plan.units(above)), *expected(case, pruned, above, plan.units(above)))
+
+
+def test_the_first_token_alone(case):
+    plan, pruned = pruned_copy(case)
+    block = blocks_of(case.model)[1]
+    streams = Streams(case.model, pruned, case.samples)
+    streams.enter(0)
+    found = streams.statistics(block, plan.units(block), first_token_only=True)
+    assert found.n == len(case.samples)
+    check(found, *expected(case, pruned, block, plan.units(block), first_token_only=True))
+
+
+def test_with_nothing_pruned_the_target_is_the_projections_own_output(case):
+    streams = Streams(case.model, copy.deepcopy(case.model), case.samples)
+    for block in blocks_of(case.model):
+        if block.kind == "attention":
+            streams.enter(block.layer)
+        found = streams.statistics(block, list(range(block.units)))
+        projection = output_projection(case.model, block)
+        weight, bias = projection.weight.double().numpy(), projection.bias.double().numpy()
+        scale = np.abs(found.xy).max()
+        np.testing.assert_allclose(found.y_sum, weight @ found.x_sum + found.n * bias, rtol=1e-4, atol=1e-3)
+        wanted = found.xx @ weight.T + np.outer(found.x_sum, bias)
+        np.testing.assert_allclose(found.xy, wanted, rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_a_block_without_units_has_its_mean_target(case):
+    streams = Streams(case.model, copy.deepcopy(case.model), case.samples)
+    streams.enter(0)
+    found = streams.statistics(blocks_of(case.model)[0], [])
+    assert found.xx.shape == (0, 0)
+    assert np.abs(found.y_sum).max() > 0
+    assert found.n == lengths_of(case.model, case.samples).sum()
+
+
+def test_models_are_left_without_hooks(case):
+    plan, pruned = pruned_copy(case)
+    inputs = case.samples.batch([0, 1]).tensors()
+    before = [model(**inputs).logits for model in (case.model, pruned)]
+    streams = Streams(case.model, pruned, case.samples)
+    for block in blocks_of(case.model):
+        if block.kind == "attention":
+            streams.enter(block.layer)
+        streams.statistics(block, plan.units(block))
+    Reconstruction(case.model, case.samples).error(pruned)
+    for model, logits in zip((case.model, pruned), before, strict=True):
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+        assert torch.equal(model(**inputs).logits, logits)
+
+
+def test_tokens_are_limited_by_leaving_samples_out(case):
+    block = blocks_of(case.model)[0]
+    total = int(lengths_of(case.model, case.samples).sum())
+    counts = []
+    for limit in (total, total // 2, 1):
+        streams = Streams(case.model, copy.deepcopy(case.model), case.samples, tokens=limit)
+        streams.enter(0)
+        counts.append(streams.statistics(block, [0]).n)
+    assert counts[0] == total
+    assert total // 4 < counts[1] < 0.75 * total
+    assert 0 < counts[2] <= lengths_of(case.model, case.samples).max()
+
+
+def test_lengths_are_counted_without_padding(case):
+    lengths = lengths_of(case.model, case.samples)
+    if case.family == "vit":
+        assert lengths.tolist() == [17] * len(case.samples)  # 4 × 4 patches and the class token
+    else:
+        wanted = [len(case.samples.batch([index]).inputs["input_ids"][0]) for index in range(len(case.samples))]
+        assert lengths.tolist() == wanted
+        assert len(set(wanted)) > 3
+
+
+def test_centred_statistics_are_covariances():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(3, 1, size=(50, 4)), rng.normal(-2, 1, size=(50, 3))
+    found, cross = BlockStatistics(50, x.sum(0), y.sum(0), x.T @ x, x.T @ y).centred()
+    both = np.cov(np.hstack([x, y]).T, bias=True)
+    np.testing.assert_allclose(found, both[:4, :4], atol=1e-10)
+    np.testing.assert_allclose(cross, both[:4, 4:], atol=1e-10)
+
+
+# the reconstruction error
+
+
+def last_layer(model, samples):
+    """The last layer's output, sample by sample."""
+    found = []
+    handle = layers_of(model)[-1].register_forward_hook(lambda module, args, output: found.append(output[0].double()))
+    with torch.no_grad():
+        for index in range(len(samples)):
+            model(**samples.batch([index]).tensors())
+    handle.remove()
+    return torch.cat(found).numpy()
+
+
+def test_reconstruction_error_is_relative_to_the_variance(case):
+    _, pruned = pruned_copy(case)
+    wanted, got = last_layer(case.model, case.samples), last_layer(pruned, case.samples)
+    error = np.square(got - wanted).sum() / np.square(wanted - wanted.mean(0)).sum()
+    assert error > 0.01
+    assert Reconstruction(case.model, case.samples).error(pruned) == pytest.approx(error, rel=1e-4)
+
+
+def test_the_dense_model_has_no_error_and_unlabelled_samples_do(case):
+    samples = synthetic.unlabelled(case.samples)
+    reconstruction = Reconstruction(case.model, samples)
+    assert reconstruction.error(copy.deepcopy(case.model)) == 0
+    _, pruned = pruned_copy(case)
+    assert reconstruction.error(pruned) == Reconstruction(case.model, case.samples).error(pruned)

@@ -1,0 +1,132 @@
+"""A clock that never flakes: engines run for real, and then claim the time that their weights say.
+
+And what the tests of the command line do with it.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from typer.testing import CliRunner
+
+from prune2deploy.cli import app
+from prune2deploy.files import replacing
+from prune2deploy.models import onnx_model
+from prune2deploy.profiling import additivity, stacks, stage, sweep
+from prune2deploy.runtimes import workload
+from prune2deploy.runtimes.measure import Timing
+from prune2deploy.runtimes.ort import OnnxRuntime, OrtEngine
+
+CALL_MS, MS_PER_BYTE = 0.05, 3e-5  # the tiny models, dense, take 3 ms
+FINAL = "measuring dense and pruned"  # how the measurement that decides about an export is announced
+CANDIDATE = "measuring the candidate"
+BLOCKS = "timing blocks"
+EXPORTED: dict[str, bytes] = {}
+
+
+def multiplied_bytes(onnx_file):
+    """Bytes of the weights that matrix products read."""
+    graph = onnx.load(onnx_file).graph
+    sizes = {entry.name: numpy_helper.to_array(entry).nbytes for entry in graph.initializer}
+    used = {name for node in graph.node if node.op_type in ("MatMul", "Gemm", "FusedMatMul") for name in node.input}
+    return sum(size for name, size in sizes.items() if name in used)
+
+
+class SteadyEngine(OrtEngine):
+    """Runs for real, so that graphs and inputs must fit."""
+
+    def __init__(self, session, path):
+        super().__init__(session)
+        self.ms = CALL_MS + MS_PER_BYTE * multiplied_bytes(path)
+
+    def time_ms(self, inputs):
+        assert np.isfinite(self.run(inputs)).all()
+        return self.ms
+
+
+@dataclass
+class Clock:
+    """Stands for `interleaved`. `asked`: what was measured so far; `factor`: of (description, engine), to slow one down."""
+
+    asked: list[str] = field(default_factory=list)
+    factor: Callable[[str, str], float] = lambda description, name: 1.0
+
+    def interleaved(self, runs, reference, rounds, progress, description, seed=0):
+        self.asked.append(description)
+        ms = {name: timed() * self.factor(description, name) for name, timed in runs.items()}
+        return {
+            name: Timing(each, 0.01, each, each, rounds, each / ms[reference], 1e-5, 0.02) for name, each in ms.items()
+        }
+
+    def count(self, description):
+        return sum(asked.startswith(description) for asked in self.asked)
+
+
+def exported_once(to_onnx):
+    """`to_onnx`, but the same module is exported once a session: exports are most of what these tests take."""
+
+    def export(module, inputs, axes, limits, output, path):
+        shapes = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in inputs.items()}
+        digest = hashlib.sha256(repr((str(module), shapes, axes, limits, output)).encode())
+        for name, tensor in module.state_dict().items():
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + tensor.numpy().tobytes())
+        key = digest.hexdigest()
+        if key not in EXPORTED:
+            to_onnx(module, inputs, axes, limits, output, path)
+            EXPORTED[key] = path.read_bytes()
+            return
+        with replacing(path) as partial:
+            partial.write_bytes(EXPORTED[key])
+
+    return export
+
+
+def install(monkeypatch):
+    found = Clock()
+    build = OnnxRuntime.build
+    monkeypatch.setattr(OnnxRuntime, "build", lambda self, path: SteadyEngine(build(self, path).session, path))
+    for module in (sweep, additivity, workload):
+        monkeypatch.setattr(module, "interleaved", found.interleaved)
+    for module in (onnx_model, stacks):
+        monkeypatch.setattr(module, "to_onnx", exported_once(module.to_onnx))
+    for module in (stage, additivity):
+        monkeypatch.setattr(module, "FITTED", 2)
+    monkeypatch.setattr(additivity, "UNSEEN", 2)
+    return found
+
+
+def cli(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def answer(result, code=0):
+    """What a command said with --json: one document on stdout, whatever stood on stderr."""
+    assert result.exit_code == code, result.stderr
+    return json.loads(result.stdout)
+
+
+def refused(result, *needles, code=2):
+    """The message of a command that refused: one line, the last on stderr, and nothing on stdout."""
+    assert result.exit_code == code, (result.stdout, result.stderr, result.exception)
+    assert isinstance(result.exception, SystemExit)
+    lines = result.stderr.splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    for needle in needles:
+        assert str(needle) in lines[-1]
+    return lines[-1]
+
+
+def files_in(root):
+    """Content of every file below `root` outside hidden folders; half-written files count wherever they are."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        parts = path.relative_to(root).parts
+        if path.name.endswith(".partial") or not any(part.startswith(".") for part in parts):
+            found["/".join(parts)] = path.read_bytes() if path.is_file() else None
+    return found

@@ -1,0 +1,371 @@
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from google.protobuf import text_format
+from steady import BLOCKS, CANDIDATE, FINAL, answer, cli, files_in, refused
+from tritonclient.grpc import model_config_pb2
+
+import prune2deploy
+from prune2deploy import closed_loop
+from prune2deploy.models.checkpoint import load_dense, read_pruned_record
+from prune2deploy.tasks.registry import task_of
+from prune2deploy.validation.record import Report
+
+pytest_plugins = ("made",)
+
+INPUTS = {
+    "bert": ["input_ids", "attention_mask"],
+    "pairs": ["input_ids", "attention_mask", "token_type_ids"],
+    "vit": ["pixel_values"],
+}
+PROCESSOR = {
+    "bert": ["tokenizer.json", "tokenizer_config.json"],
+    "pairs": ["tokenizer.json", "tokenizer_config.json"],
+    "vit": ["preprocessor_config.json"],
+}
+
+
+def config_of(package):
+    return text_format.Parse((package / "config.pbtxt").read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+
+
+def report_of(package):
+    return Report.model_validate_json((package / "report.json").read_text(encoding="utf-8"))
+
+
+# what a run leaves
+
+
+def test_package_has_everything_and_nothing_else(made):
+    found = {name for name, content in files_in(made.package).items() if content is not None}
+    assert found == {
+        "1/model.onnx", "config.pbtxt", "labels.txt", "manifest.json", "reference.safetensors", "report.html",
+        "report.json", *(f"processor/{name}" for name in PROCESSOR[made.family]),
+        *(f"warmup/workload.{name}" for name in INPUTS[made.family]),
+    }  # fmt: skip
+    model = made.project.resolve(made.project.model)
+    for name in PROCESSOR[made.family]:
+        assert (made.package / "processor" / name).read_bytes() == (model / name).read_bytes()
+    assert not list(made.root.rglob("*.partial"))
+    assert not list((made.project.state / "run").iterdir()), "the pruned model is not needed any more"
+
+
+def test_manifest_has_the_hash_of_every_other_file(made):
+    manifest = json.loads((made.package / "manifest.json").read_text(encoding="utf-8"))
+    expected = {
+        name: hashlib.sha256(content).hexdigest()
+        for name, content in files_in(made.package).items()
+        if content is not None and name != "manifest.json"
+    }
+    assert manifest["files"] == expected
+    assert manifest["verdict"] == "passed"
+    assert manifest["weights_sha256"] == hashlib.sha256((made.pruned / "model.safetensors").read_bytes()).hexdigest()
+    assert manifest["speedup"] == pytest.approx(manifest["dense_ms"] / manifest["measured_ms"])
+
+
+def test_triton_configuration_describes_the_graph(made):
+    config = config_of(made.package)
+    graph = onnx.load(made.package / "1" / "model.onnx").graph
+    assert config.name == made.package.name
+    assert [tensor.name for tensor in config.input] == [value.name for value in graph.input] == INPUTS[made.family]
+    assert [tensor.name for tensor in config.output] == [value.name for value in graph.output] == ["logits"]
+    assert list(config.output[0].dims) == [3]
+    assert config.max_batch_size == 8
+    assert config.parameters["intra_op_thread_count"].string_value == "1"
+    assert config.model_warmup[0].batch_size == 2
+    labels = (made.package / config.output[0].label_filename).read_text(encoding="utf-8")
+    assert labels.split() == ["art", "sport", "war"]
+
+
+def test_report_says_what_was_reached(made):
+    report, page = report_of(made.package), (made.package / "report.html").read_text(encoding="utf-8")
+    assert report.verdict == "passed"
+    assert made.said["run"] == {
+        "path": str(made.package.relative_to(made.root)), **report.model_dump(mode="json", exclude_none=True)
+    }  # fmt: skip
+    assert report.headline in page
+    assert {check.name for check in report.checks} == {
+        "ONNX equals PyTorch", "any batch, any length", "budget of 1.5× speedup", "Triton entry"
+    }  # fmt: skip
+    assert 1.5 <= report.speedup <= 1.5 / 0.9
+    assert report.latency_pruned.ms <= report.limit_ms == pytest.approx(report.latency_dense.ms / 1.5)
+    assert report.prediction_error == pytest.approx(0, abs=1e-3)
+    plan = read_pruned_record(made.pruned).plan
+    widths = {kind: [len(plan.units(block)) for block in blocks] for kind, blocks in blocks_by_kind(plan).items()}
+    assert report.widths == widths
+    assert report.parameters_pruned < report.parameters_dense
+    assert {stage.stage for stage in report.stages} >= {"dense", "search"}
+    assert set(report.seconds) >= {"profile", "calibration", "search", "export", "validation"}
+
+
+def blocks_by_kind(plan):
+    from prune2deploy.models.registry import blocks_in
+
+    blocks = blocks_in(plan.signature)
+    return {kind: [block for block in blocks if block.kind == kind] for kind in ("attention", "ffn")}
+
+
+def test_graph_does_not_tell_where_it_was_made(made):
+    content = (made.package / "1" / "model.onnx").read_bytes()
+    assert str(made.root).encode() not in content
+    assert b"site-packages" not in content
+    assert b".py" not in content
+
+
+@pytest.mark.parametrize("size", [1, 5], ids=["one by one", "in batches"])
+def test_graph_answers_as_the_pruned_model_does(made, size):
+    dense = load_dense(made.project.resolve(made.project.model))
+    small = prune2deploy.load(made.pruned)
+    task = task_of(made.project, made.project.resolve(made.project.model), dense.config)
+    session = onnxruntime.InferenceSession(made.package / "1" / "model.onnx", providers=["CPUExecutionProvider"])
+    away = 0.0
+    for _, batch in task.evaluation().batches(size):
+        got = session.run(None, batch.inputs)[0]
+        with torch.no_grad():
+            wanted, before = small(**batch.tensors()).logits.numpy(), dense(**batch.tensors()).logits.numpy()
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+        away = max(away, float(np.abs(got - before).max()))
+    assert away > 0.01, "pruning has changed something"
+
+
+def test_package_passes_its_own_validation(made, clock):
+    result = prune2deploy.validate(made.package, made.project)
+    assert result.passed
+    assert result.not_checked == []
+    assert result.speedup == pytest.approx(report_of(made.package).speedup)
+    assert [check.name for check in result.checks] == [
+        "files", "Triton entry", "valid ONNX", "reference outputs", "budget of 1.5× speedup"
+    ]  # fmt: skip
+
+    away = prune2deploy.validate(made.package)
+    assert away.passed
+    assert away.speedup is None
+    assert any(reason.startswith("speedup: no project file") for reason in away.not_checked)
+
+
+def test_a_table_that_is_there_is_not_measured_again(bert_made, pairs_made, vit_made):
+    assert sum(asked.startswith(BLOCKS) for asked in bert_made.asked) == 1
+    assert not any(asked.startswith(BLOCKS) for asked in pairs_made.asked)
+    assert sum(asked.startswith(BLOCKS) for asked in vit_made.asked) == 1
+
+
+# the commands one by one
+
+
+def test_each_command_answers_in_json(work, bert_made, clock):
+    name = bert_made.package.name
+    assert bert_made.said["init"]["path"].endswith("prune2deploy.toml")
+    assert bert_made.said["init"]["project"] == bert_made.project.model_dump(mode="json", exclude_none=True)
+    table = bert_made.said["profile"]
+    assert json.loads((bert_made.root / table["path"]).read_text(encoding="utf-8"))["median_error"] == table["median_error"]
+    assert table["dense_ms"] > table["fixed_ms"] > 0
+
+    pruned = answer(cli("prune", "--speedup", 1.5, "--json"))
+    assert pruned["path"] == "pruned"
+    assert pruned["plan"] == read_pruned_record(bert_made.pruned).plan.model_dump(), "as `run` had it"
+    assert pruned["provenance"]["budget"] == {"kind": "speedup", "value": 1.5}
+
+    report = answer(cli("export", "--json"))
+    assert (report["verdict"], report["path"]) == ("passed", f"model_repository/{name}")
+    assert report["widths"] == bert_made.said["run"]["widths"]
+
+    found = answer(cli("validate", report["path"], "--json"))
+    assert found["passed"] is True
+    assert found["speedup"] == pytest.approx(report["speedup"])
+
+    machine = answer(cli("doctor", "--json"))
+    assert {each["name"] for each in machine["capabilities"]} >= {"CPU", "NVIDIA GPU", "tritonclient"}
+    assert machine["versions"]["torch"] == torch.__version__
+
+
+def test_commands_answer_people_too(work_pruned, bert_made, clock):
+    name = bert_made.package.name
+    result = cli("export", "--name", "topics")
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("topics: ")
+    assert "1.5" in lines[0]
+    assert [line.split()[0] for line in lines[1:5]] == ["passed"] * 4
+    assert lines[5:] == ["package model_repository/topics", "report  model_repository/topics/report.html"]
+    assert config_of(work_pruned / "model_repository" / "topics").name == "topics" != name
+
+    result = cli("validate", "model_repository/topics")
+    assert result.exit_code == 0, result.stderr
+    assert {line.split()[0] for line in result.stdout.splitlines()} == {"passed"}
+
+    result = cli("prune", "--flops", 0.5, "--out", "half")
+    assert result.exit_code == 0, result.stderr
+    words = [line.split()[0] for line in result.stdout.splitlines()]
+    assert (words[:2], words[-1]) == (["dense", "search"], "half")
+    assert cli("doctor").stdout.count("\n") >= 6
+
+
+def test_prune_away_from_the_target_keeps_a_margin(work, clock):
+    [table] = (work / "profiles").rglob("*.json")
+    values = json.loads(table.read_text(encoding="utf-8"))
+    values["device"]["name"] = "Another Processor"
+    (work / "elsewhere.json").write_text(json.dumps(values), encoding="utf-8")
+    pruned = answer(cli("prune", "--speedup", 1.5, "--table", "elsewhere.json", "--json"))["provenance"]
+    assert clock.asked == [], "there is nothing to measure here"
+    assert pruned["device"] == "Another Processor"
+    dense_ms = sum(point["dense_ms"] for point in values["points"])
+    assert 0.9 * dense_ms / 1.5 <= pruned["predicted_ms"] <= 0.97 * dense_ms / 1.5
+
+
+# promises that are not kept
+
+
+def test_model_that_lost_too_much_is_not_exported(work_pruned, bert_made, clock):
+    name = bert_made.package.name
+    before = files_in(work_pruned)
+    message = refused(cli("export", "--max-loss", -101), "at most -101 points lost", "nothing was exported", code=1)
+    after = files_in(work_pruned)
+    assert {name for name, content in after.items() if content is not None} == {
+        name for name, content in before.items() if content is not None
+    }  # fmt: skip
+    rejected = work_pruned / ".prune2deploy" / "rejected" / f"{name}.html"
+    assert str(rejected) in message
+    assert "FAILED at most -101 points lost" in rejected.read_text(encoding="utf-8")
+
+    result = cli("export", "--max-loss", -101, "--force")
+    assert result.exit_code == 1
+    assert result.stdout.startswith("FAILED at most -101 points lost")
+    package = work_pruned / "model_repository" / name
+    report = report_of(package)
+    assert report.verdict == "failed"
+    assert report.headline == result.stdout.splitlines()[0]
+    assert report.headline in (package / "report.html").read_text(encoding="utf-8")
+
+    found = answer(cli("validate", f"model_repository/{name}", "--json"), code=1)
+    assert [check["name"] for check in found["checks"] if not check["passed"]] == ["made without a failure"]
+
+
+def slow_at(description, times):
+    """A clock factor: the pruned engine is half as fast the first `times` times that `description` is measured."""
+    seen = []
+
+    def factor(asked, name):
+        if not asked.startswith(description) or name == "dense":
+            return 1.0
+        seen.append(asked)
+        return 2.0 if len(seen) <= times else 1.0
+
+    return factor
+
+
+def record_aims(monkeypatch):
+    aims, real = [], closed_loop.prune
+
+    def prune(*args, aim, **kwargs):
+        aims.append(aim)
+        return real(*args, aim=aim, **kwargs)
+
+    monkeypatch.setattr(closed_loop, "prune", prune)
+    return aims
+
+
+def test_budget_missed_at_the_end_is_tried_again_with_more_margin(work, clock, monkeypatch):
+    clock.factor = slow_at(FINAL, 1)
+    aims = record_aims(monkeypatch)
+    report = answer(cli("run", "--speedup", 1.5, "--name", "topics", "--json"))
+    assert report["verdict"] == "passed"
+    assert len(aims) == 2
+    assert aims[1] < aims[0] < 1
+    assert clock.count(FINAL) == 2
+    assert not list((work / ".prune2deploy" / "run").iterdir())
+
+
+def test_budget_that_is_never_met_is_no_package(work, clock, monkeypatch):
+    clock.factor = slow_at(FINAL, 99)
+    aims = record_aims(monkeypatch)
+    result = cli("run", "--speedup", 1.5, "--name", "topics")
+    message = refused(result, "budget of 1.5× speedup", "too slow: ask for ", code=1)
+    assert len(aims) == closed_loop.ATTEMPTS == len(set(aims))
+    assert float(message.split("ask for ")[1].split(" ms")[0]) > float(message.split("measured ")[1].split(" ms")[0])
+    assert not (work / "model_repository" / "topics").exists()
+    assert "FAILED" in (work / ".prune2deploy" / "rejected" / "topics.html").read_text(encoding="utf-8")
+
+    del aims[:]
+    result = cli("run", "--speedup", 1.5, "--name", "topics", "--force", "--json")
+    assert answer(result, code=1)["verdict"] == "failed"
+    assert aims == [], "the models of the first try are still there"
+    assert report_of(work / "model_repository" / "topics").headline.startswith("FAILED budget of 1.5× speedup")
+
+
+def test_engine_that_no_search_can_make_fast_enough(work, clock):
+    clock.factor = slow_at(CANDIDATE, 99)
+    before = files_in(work)
+    refused(cli("prune", "--latency-ms", 2.5), "the budget of 2.5 ms was not met", "ask for at least that", code=1)
+    assert files_in(work) == before
+
+
+def test_package_slower_than_its_budget_does_not_validate(bert_made, clock, monkeypatch):
+    clock.factor = slow_at("measuring latency", 99)
+    monkeypatch.chdir(bert_made.root)
+    result = cli("validate", bert_made.package)
+    assert result.exit_code == 1
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["passed"] * 4 + ["FAILED"]
+    assert "too slow" in result.stdout
+
+
+# tampering
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+
+
+@pytest.fixture
+def package(bert_made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return shutil.copytree(bert_made.package, tmp_path / bert_made.package.name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["1/model.onnx", "config.pbtxt", "labels.txt", "processor/tokenizer.json", "reference.safetensors", "report.html",
+     "report.json", "warmup/workload.input_ids"],
+)  # fmt: skip
+def test_one_changed_byte_is_found(name, package, clock):
+    flip(package / name)
+    result = cli("validate", package)
+    assert result.exit_code == 1, result.stderr
+    assert f"{name} was changed" in result.stdout.splitlines()[0]
+
+
+@pytest.mark.parametrize("name", ["1/model.onnx", "config.pbtxt", "labels.txt", "processor/tokenizer.json", "report.html"])
+def test_missing_file_is_found(name, package, clock):
+    (package / name).unlink()
+    result = cli("validate", package)
+    assert result.exit_code == 1, result.stderr
+    assert f"{name} is missing" in result.stdout.splitlines()[0]
+
+
+def test_added_file_is_found(package, clock):
+    (package / "1" / "extra.bin").write_bytes(b"")
+    found = answer(cli("validate", package, "--json"), code=1)
+    assert found["passed"] is False
+    assert [(check["name"], check["detail"]) for check in found["checks"] if not check["passed"]] == [
+        ("files", "1/extra.bin was added")
+    ]  # fmt: skip
+
+
+def test_other_weights_are_found_even_with_the_right_hashes(package, clock):
+    file = package / "1" / "model.onnx"
+    model = onnx.load(file)
+    bias = next(entry for entry in model.graph.initializer if entry.name.endswith("classifier.bias"))
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.ones(3, dtype=np.float32), bias.name))
+    onnx.save(model, file)
+    manifest = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
+    manifest["files"]["1/model.onnx"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (package / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    found = answer(cli("validate", package, "--json"), code=1)
+    assert [check["name"] for check in found["checks"] if not check["passed"]] == ["reference outputs"]
