@@ -7,6 +7,7 @@ from pathlib import Path
 from prune2deploy.budget import Budget
 from prune2deploy.config import Project
 from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError
+from prune2deploy.exporting.manifest import entry_name
 from prune2deploy.exporting.stage import export
 from prune2deploy.files import refuse_existing
 from prune2deploy.models.checkpoint import (
@@ -43,7 +44,7 @@ def run(
     progress = progress or Progress()
     if budget.kind == "flops":
         raise InputError("run promises a measured latency: give --latency-ms or --speedup (prune takes --flops)")
-    name = name or Path(project.model).name
+    name = entry_name(name, project)
     refuse_existing(repository / name)
     ensure_table(project, progress)
     source = digest_of_model(resolve_model(project.model, project.root))

@@ -3,6 +3,8 @@
 Each message is one line: what is wrong, where, and what to do. The command line prints it and exits with `exit_code`.
 """
 
+import math
+
 
 class Prune2DeployError(Exception):
     """Root of every error this package raises on purpose."""
@@ -28,6 +30,8 @@ class UnreachableBudgetError(Prune2DeployError):
 
     def __init__(self, budget: float, reachable: float, unit: str = "ms"):
         self.reachable = reachable
+        digits = 3 - math.floor(math.log10(reachable)) if reachable > 0 else 0
+        reachable = math.ceil(reachable * 10.0**digits) / 10.0**digits  # rounded up: the number given can be asked for
         super().__init__(
             f"a budget of {budget:.4g} {unit} is out of reach: with every block removed the model still takes "
             f"{reachable:.4g} {unit}; ask for that or more, or choose a smaller workload"

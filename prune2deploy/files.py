@@ -79,8 +79,11 @@ def pretty_json(value: object, indent: int = 0) -> str:
 
 def refuse_existing(target: Path) -> None:
     """Raise InputError where `target` exists: what stands there may be somebody's work."""
-    if target.exists():
+    if target.exists() or target.is_symlink():
         raise InputError(f"{target} already exists: remove it, or name another place with --out")
+    blocking = next((parent for parent in target.absolute().parents if parent.exists()), target)
+    if not blocking.is_dir():
+        raise InputError(f"{target}: {blocking} is a file, not a directory to write into; name another place with --out")
 
 
 @contextmanager

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from prune2deploy.config import PROJECT_FILE, Project, project_from, save_project
+from prune2deploy.errors import InputError
 from prune2deploy.models.checkpoint import load_config, resolve_model
-from prune2deploy.tasks.data import guess_splits, open_data
+from prune2deploy.tasks.data import guess_splits, open_data, split_name
 from prune2deploy.tasks.registry import task_for, task_named, task_of
 
 
@@ -32,15 +33,22 @@ def init(
     kind = task_named(task) if task else task_for((config.architectures or ["none"])[0])
     available = open_data(data, root)
     calibration, evaluation = guess_splits(available, data)
-    features = dict(next(iter(available.values())).features)
+    chosen = (splits[0] or calibration, splits[1] or evaluation)
+    for split in chosen:
+        split_name(split, available, data)
+    features = dict(available[split_name(chosen[0], available, data)].features)
+    guessed = kind.guess_columns(features, columns or {}, data)
+    for role, name in guessed.items():
+        if name and name not in features:
+            raise InputError(f"data {data!r} has no column {name!r} (for `{role}`); it has: {', '.join(features)}")
     values: dict[str, Any] = {
         "model": model,
         "task": kind.name,
         "data": {
             "path": data,
-            "calibration": splits[0] or calibration,
-            "evaluation": splits[1] or evaluation,
-            "columns": kind.guess_columns(features, columns or {}, data),
+            "calibration": chosen[0],
+            "evaluation": chosen[1],
+            "columns": guessed,
         },
         "workload": [kind.default_point().model_dump(exclude_none=True)],
     }

@@ -1,6 +1,5 @@
 import hashlib
 import json
-import shutil
 
 import numpy as np
 import onnx
@@ -123,7 +122,9 @@ def test_graph_answers_as_the_pruned_model_does(made, size):
     dense = load_dense(made.project.resolve(made.project.model))
     small = prune2deploy.load(made.pruned)
     task = task_of(made.project, made.project.resolve(made.project.model), dense.config)
-    session = onnxruntime.InferenceSession(made.package / "1" / "model.onnx", providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(made.package / "1" / "model.onnx", options, ["CPUExecutionProvider"])
     away = 0.0
     for _, batch in task.evaluation().batches(size):
         got = session.run(None, batch.inputs)[0]
@@ -246,15 +247,15 @@ def test_model_that_lost_too_much_is_not_exported(work_pruned, bert_made, clock)
     assert [check["name"] for check in found["checks"] if not check["passed"]] == ["made without a failure"]
 
 
-def slow_at(description, times):
-    """A clock factor: the pruned engine is half as fast the first `times` times that `description` is measured."""
+def slow_at(description, times, slowness=2.0):
+    """A clock factor: the pruned engine is slow the first `times` times that `description` is measured."""
     seen = []
 
     def factor(asked, name):
         if not asked.startswith(description) or name == "dense":
             return 1.0
         seen.append(asked)
-        return 2.0 if len(seen) <= times else 1.0
+        return slowness if len(seen) <= times else 1.0
 
     return factor
 
@@ -299,7 +300,7 @@ def test_budget_that_is_never_met_is_no_package(work, clock, monkeypatch):
 
 
 def test_engine_that_no_search_can_make_fast_enough(work, clock):
-    clock.factor = slow_at(CANDIDATE, 99)
+    clock.factor = slow_at(CANDIDATE, 99, slowness=20)  # even a model without blocks
     before = files_in(work)
     refused(cli("prune", "--latency-ms", 2.5), "the budget of 2.5 ms was not met", "ask for at least that", code=1)
     assert files_in(work) == before
@@ -312,60 +313,3 @@ def test_package_slower_than_its_budget_does_not_validate(bert_made, clock, monk
     assert result.exit_code == 1
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["passed"] * 4 + ["FAILED"]
     assert "too slow" in result.stdout
-
-
-# tampering
-
-
-def flip(file):
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(bytes(content))
-
-
-@pytest.fixture
-def package(bert_made, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return shutil.copytree(bert_made.package, tmp_path / bert_made.package.name)
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["1/model.onnx", "config.pbtxt", "labels.txt", "processor/tokenizer.json", "reference.safetensors", "report.html",
-     "report.json", "warmup/workload.input_ids"],
-)  # fmt: skip
-def test_one_changed_byte_is_found(name, package, clock):
-    flip(package / name)
-    result = cli("validate", package)
-    assert result.exit_code == 1, result.stderr
-    assert f"{name} was changed" in result.stdout.splitlines()[0]
-
-
-@pytest.mark.parametrize("name", ["1/model.onnx", "config.pbtxt", "labels.txt", "processor/tokenizer.json", "report.html"])
-def test_missing_file_is_found(name, package, clock):
-    (package / name).unlink()
-    result = cli("validate", package)
-    assert result.exit_code == 1, result.stderr
-    assert f"{name} is missing" in result.stdout.splitlines()[0]
-
-
-def test_added_file_is_found(package, clock):
-    (package / "1" / "extra.bin").write_bytes(b"")
-    found = answer(cli("validate", package, "--json"), code=1)
-    assert found["passed"] is False
-    assert [(check["name"], check["detail"]) for check in found["checks"] if not check["passed"]] == [
-        ("files", "1/extra.bin was added")
-    ]  # fmt: skip
-
-
-def test_other_weights_are_found_even_with_the_right_hashes(package, clock):
-    file = package / "1" / "model.onnx"
-    model = onnx.load(file)
-    bias = next(entry for entry in model.graph.initializer if entry.name.endswith("classifier.bias"))
-    bias.CopyFrom(onnx.numpy_helper.from_array(np.ones(3, dtype=np.float32), bias.name))
-    onnx.save(model, file)
-    manifest = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
-    manifest["files"]["1/model.onnx"] = hashlib.sha256(file.read_bytes()).hexdigest()
-    (package / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    found = answer(cli("validate", package, "--json"), code=1)
-    assert [check["name"] for check in found["checks"] if not check["passed"]] == ["reference outputs"]

@@ -1,11 +1,12 @@
 """`manifest.json`: what a package is made of, what was promised of it and what was measured."""
 
+import re
 from pathlib import Path
 
 from pydantic import Field, field_validator
 
 from prune2deploy.budget import Budget
-from prune2deploy.config import WorkloadPoint
+from prune2deploy.config import Project, WorkloadPoint
 from prune2deploy.errors import InputError
 from prune2deploy.files import Record, read_record, sha256_of
 from prune2deploy.runtimes.base import DeviceInfo, RuntimeInfo
@@ -57,9 +58,19 @@ class Manifest(Record):
 
 def files_of(package: Path) -> dict[str, str]:
     """The hash of every file of `package` but the manifest."""
-    found = sorted(file for file in package.rglob("*") if file.is_file())
+    # a linked folder too: a server would follow it
+    found = sorted(file for file in package.rglob("*") if file.is_file() or file.is_symlink())
     names = [file.relative_to(package).as_posix() for file in found]
     return {name: sha256_of(package / name) for name in names if name != MANIFEST_FILE}
+
+
+def entry_name(name: str | None, project: Project) -> str:
+    """The name of an entry: `name`, or else the model's; raises InputError where a repository cannot have it."""
+    local = project.resolve(project.model)
+    name = name if name is not None else (local.resolve() if local.is_dir() else Path(project.model)).name
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        raise InputError(f"--name {name!r}: use letters, digits, '_', '-' and '.', the first a letter or digit")
+    return name
 
 
 def read_manifest(package: Path) -> Manifest:

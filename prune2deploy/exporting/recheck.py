@@ -7,7 +7,7 @@ import numpy as np
 
 from prune2deploy.config import Project, Target
 from prune2deploy.errors import InputError
-from prune2deploy.exporting.manifest import MANIFEST_FILE, ONNX_FILE, Manifest, files_of, read_manifest
+from prune2deploy.exporting.manifest import MANIFEST_FILE, ONNX_FILE, REFERENCE_FILE, Manifest, files_of, read_manifest
 from prune2deploy.exporting.stage import read_references
 from prune2deploy.exporting.triton import check_entry
 from prune2deploy.files import Record
@@ -32,7 +32,7 @@ class Validation(Record):
     passed: bool
     checks: list[Check]
     not_checked: list[str]
-    measured_ms: float
+    measured_ms: float | None = None
     dense_ms: float | None = None
     speedup: float | None = None
 
@@ -60,13 +60,17 @@ def validate(package: Path, project: Project | None = None, progress: Progress |
         checks.append(Check(name="valid ONNX", passed=True, detail=ONNX_FILE))
     except Exception as error:  # the checker and protobuf raise kinds of their own
         checks.append(Check(name="valid ONNX", passed=False, detail=str(error).splitlines()[0]))
-        return Validation(package=str(package), passed=False, checks=checks, not_checked=["outputs and latency"],
-                          measured_ms=0.0)  # fmt: skip
+        return Validation(package=str(package), passed=False, checks=checks, not_checked=["outputs and latency"])
 
     runtime = runtime_for(target_of(manifest))
     engine = runtime.build(package / ONNX_FILE)
-    inputs, wanted = read_references(package)
-    difference = float(np.abs(engine.run(inputs) - wanted).max())
+    try:
+        inputs, wanted = read_references(package)
+        difference = float(np.abs(engine.run(inputs) - wanted).max())
+    except Exception as error:  # whatever references that were tampered with make the runtime raise
+        detail = f"{REFERENCE_FILE} cannot be used: {str(error).splitlines()[0]}"
+        checks.append(Check(name="reference outputs", passed=False, detail=detail))
+        return Validation(package=str(package), passed=False, checks=checks, not_checked=["latency"])
     detail = f"largest difference {difference:.2g} (tolerance {manifest.tolerance:.2g})"
     checks.append(Check(name="reference outputs", passed=difference <= manifest.tolerance, detail=detail))
 

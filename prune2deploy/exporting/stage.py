@@ -10,7 +10,7 @@ from prune2deploy.budget import Budget
 from prune2deploy.config import Project
 from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError
 from prune2deploy.exporting.fuse import GAIN, fuse
-from prune2deploy.exporting.manifest import MANIFEST_FILE, ONNX_FILE, REFERENCE_FILE, Manifest, files_of
+from prune2deploy.exporting.manifest import MANIFEST_FILE, ONNX_FILE, REFERENCE_FILE, Manifest, entry_name, files_of
 from prune2deploy.exporting.triton import check_entry, config_text, tensor_specs, write_config, write_warmup
 from prune2deploy.files import refuse_existing, sha256_of, staged_directory, write_record, write_text
 from prune2deploy.models.checkpoint import (
@@ -51,10 +51,10 @@ def export(
     """
     progress = progress or Progress()
     start = time.monotonic()
-    record = read_pruned_record(pruned)
-    name = name or Path(project.model).name
+    name = entry_name(name, project)
     entry = repository / name
     refuse_existing(entry)
+    record = read_pruned_record(pruned)
     runtime = runtime_for(project.target)
     directory = resolve_model(project.model, project.root)
     if digest_of_model(directory) != record.provenance.source_sha256:

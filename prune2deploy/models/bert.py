@@ -44,7 +44,7 @@ class Bert(Family):
 
     def vanish(self, layer: Any, kind: Kind) -> None:
         """Leave LayerNorm(x + bias)."""
-        from prune2deploy.models.surgery import BiasOnly, PassThrough
+        from prune2deploy.models.vanished import BiasOnly, PassThrough
 
         if kind == "attention":
             layer.attention.self = PassThrough(returns_pair=True)

@@ -47,7 +47,7 @@ class ViT(Family):
         """Leave x + bias; the norm before the block goes with it."""
         from torch import nn
 
-        from prune2deploy.models.surgery import BiasOnly
+        from prune2deploy.models.vanished import BiasOnly
 
         if kind == "attention":
             layer.layernorm_before = nn.Identity()

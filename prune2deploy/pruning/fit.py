@@ -95,16 +95,18 @@ def fit_to_engine(
         measured, dense = measure(plan)
         predicted = costs.total(plan.widths(blocks_in(plan.signature)))
         limit = budget.limit_ms(dense)
+        if limit >= dense:
+            raise InputError(f"a budget of {budget} asks for nothing: the dense model measures {dense:.3g} ms here")
         rounds.append(Candidate(plan, predicted, measured, dense, measured / limit))
         progress.note(
             f"predicted {predicted * dense / table.dense_ms:.2f} ms, measured {measured:.2f} ms "
             f"({100 * measured / limit:.1f} % of the budget)"
         )
         if accepted[0] <= rounds[-1].used <= accepted[1]:
-            break
+            return rounds[-1], rounds
         in_table_ms = table.dense_ms / dense
         target = aim * limit * in_table_ms - (measured * in_table_ms - predicted)
-    fitting = [r for r in rounds if r.used <= max(accepted[1], LAST_RESORT)]
+    fitting = [r for r in rounds if r.used <= LAST_RESORT - AIM + aim]
     if not fitting:
         fastest = min(rounds, key=lambda r: r.used)
         raise CheckFailedError(

@@ -52,7 +52,7 @@ def knapsack(blocks: list[Choices], budget: float, buckets: int = BUCKETS) -> li
     least_loss = np.zeros(buckets + 1)  # least_loss[t]: best total loss of the blocks so far within t buckets
     taken = []  # taken[b][t]: the choice of block b behind least_loss[t]
     for block in blocks:
-        ticks = _ticks(block.costs, bucket)
+        ticks = _ticks(block.costs, bucket, buckets)
         options = np.full((len(ticks), buckets + 1), np.inf)
         for row, tick, loss in zip(options, ticks, block.losses, strict=True):
             if tick <= buckets:
@@ -65,11 +65,11 @@ def knapsack(blocks: list[Choices], budget: float, buckets: int = BUCKETS) -> li
     remaining = buckets
     for block, choice_at in zip(reversed(blocks), reversed(taken), strict=True):
         choice = int(choice_at[remaining])
-        remaining -= int(_ticks(block.costs, bucket)[choice])
+        remaining -= int(_ticks(block.costs, bucket, buckets)[choice])
         picked.append(choice)
     return picked[::-1]
 
 
-def _ticks(costs: np.ndarray, bucket: float) -> np.ndarray:
-    """Costs in whole buckets, rounded up; a hair of slack absorbs floating-point noise."""
-    return np.ceil(costs / bucket - 1e-9).astype(np.int64)
+def _ticks(costs: np.ndarray, bucket: float, buckets: int) -> np.ndarray:
+    """Costs in whole buckets, rounded up; a hair of slack absorbs floating-point noise, and too much is just too much."""
+    return np.minimum(np.ceil(costs / bucket - 1e-9), buckets + 1).astype(np.int64)

@@ -1,5 +1,6 @@
 """Reading data sets: hub data sets and local json, jsonl, csv, tsv and parquet files or image folders."""
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ def open_data(path: str, root: Path) -> "DatasetDict":
     import datasets
 
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it logs as errors is raised as well
     local = root / Path(path).expanduser()
     if not local.exists() and path.startswith((".", "/", "~")):
         raise InputError(f"{local}: no such data file or directory")
@@ -78,16 +79,22 @@ def guess_splits(splits: Mapping[str, object], where: str) -> tuple[str, str]:
     return f"{calibration}[:50%]", f"{calibration}[50%:]"
 
 
-def read_split(data: DataSettings, split: str, root: Path, seed: int = 0) -> "Dataset":
-    """One split; `train[:50%]` is a share of it, taken after shuffling with `seed` so that sorted data does no harm."""
+def split_name(split: str, splits: Mapping[str, object], where: str) -> str:
+    """The split that `split` is, or is a share of; raises InputError where the data has no such split."""
     matched = SPLIT.fullmatch(split)
     if not matched:
         raise InputError(f"data split {split!r}: write a name, or a share such as train[:50%]")
+    if matched["name"] not in splits:
+        raise InputError(f"data {where!r} has no split {matched['name']!r}; it has: {', '.join(map(str, splits))}")
+    return matched["name"]
+
+
+def read_split(data: DataSettings, split: str, root: Path, seed: int = 0) -> "Dataset":
+    """One split; `train[:50%]` is a share of it, taken after shuffling with `seed` so that sorted data does no harm."""
     splits = open_data(data.path, root)
-    name = matched["name"]
-    if name not in splits:
-        raise InputError(f"data {data.path!r} has no split {name!r}; it has: {', '.join(map(str, splits))}")
-    rows: Dataset = splits[name]
+    rows: Dataset = splits[split_name(split, splits, data.path)]
+    matched = SPLIT.fullmatch(split)
+    assert matched
     if matched["start"] is not None or matched["stop"] is not None:
         start, stop = int(matched["start"] or 0), int(matched["stop"] or 100)
         if not 0 <= start < stop <= 100:

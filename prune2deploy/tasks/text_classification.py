@@ -116,7 +116,8 @@ class TextClassification(Classification):
             elif single:
                 columns = {"text": single}
             else:
-                raise InputError(f"data {where!r}: which column is the text? Name it with --text; it has: {', '.join(features)}")
+                has = ", ".join(features)
+                raise InputError(f"data {where!r}: which column is the text? Name it with --text; it has: {has}")
         return {**columns, "label": guess_label(features, given, where)}
 
     @classmethod

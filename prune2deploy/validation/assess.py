@@ -190,7 +190,8 @@ def latency_record(project: Project, timing: WorkloadTiming) -> EngineLatency:
     """`timing` as it is stored."""
     points = [
         PointLatency(
-            point=point, median_ms=each.median_ms, p90_ms=each.p90_ms, p95_ms=each.p95_ms, spread=each.spread, n=each.n
+            point=point, median_ms=each.median_ms, p90_ms=each.p90_ms, p95_ms=each.p95_ms, n=each.n,
+            spread=each.spread or each.own_spread,  # relative to itself, the reference has none
         )
         for point, each in zip(project.workload, timing.points, strict=True)
     ]

@@ -11,7 +11,7 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from prune2deploy.models.family import KINDS, Kind
-from prune2deploy.validation.html import number
+from prune2deploy.validation.numbers import number
 from prune2deploy.validation.record import PointLatency, Report
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from prune2deploy.config import WorkloadPoint
 from prune2deploy.models.family import ModelSignature
 from prune2deploy.models.registry import blocks_in
 from prune2deploy.profiling.table import Curve, LatencyTable, PointTable
+from prune2deploy.progress import Progress
 from prune2deploy.pruning.calibrate import Calibration
 from prune2deploy.pruning.costs import Costs
 from prune2deploy.runtimes.base import DeviceInfo, RuntimeInfo
@@ -37,7 +38,10 @@ def curve(widths, ms):
     return Curve(widths=widths, ms=ms, standard_error_ms=[0.001] * len(widths))
 
 
-def latency_table(of, points=(WorkloadPoint(batch=1, seq_len=16),), fixed=2.0, head=0.3, filters=1.0, step=8, **changes):
+POINTS = (WorkloadPoint(batch=1, seq_len=16),)
+
+
+def latency_table(of, points=POINTS, fixed=2.0, head=0.3, filters=1.0, step=8, **changes):
     """A table in which a head costs `head` and all filters of a block `filters` ms, on somebody else's machine."""
     heads, units = list(range(of.kv_heads + 1)), [*range(0, of.intermediate_size, step), of.intermediate_size]
     curves = {
@@ -77,8 +81,6 @@ class FakeProgress:
 
 
 def calibration(case, samples=None, seed=0, cache=None):
-    from prune2deploy.progress import Progress
-
     return Calibration(case.model, case.task, case.samples if samples is None else samples, seed, Progress(), cache)
 
 

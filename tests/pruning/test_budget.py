@@ -20,7 +20,7 @@ def test_flops_may_be_left_out():
 
 @pytest.mark.parametrize("given", [(None, None, None), (3.0, 2.0, None), (None, 2.0, 0.5), (3.0, 2.0, 0.5)])
 def test_none_and_several_are_refused(given):
-    with pytest.raises(InputError, match="one budget.*--latency-ms.*--speedup.*--flops"):
+    with pytest.raises(InputError, match=r"one budget.*--latency-ms.*--speedup.*--flops"):
         Budget.of(*given)
 
 

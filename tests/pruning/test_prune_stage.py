@@ -1,25 +1,21 @@
 import copy
-import json
 
 import numpy as np
 import pytest
-import synthetic
 import tiny
 import torch
 
-import prune2deploy.pruning.stage as stage
 from prune2deploy.budget import Budget
-from prune2deploy.config import WorkloadPoint
-from prune2deploy.errors import CheckFailedError, InputError, UnreachableBudgetError
-from prune2deploy.files import write_record
+from prune2deploy.errors import CheckFailedError, InputError
 from prune2deploy.models.checkpoint import load, load_dense
-from prune2deploy.models.registry import blocks_in, blocks_of
+from prune2deploy.models.registry import blocks_of
 from prune2deploy.models.surgery import mask_
+from prune2deploy.progress import Progress
 from prune2deploy.pruning.costs import FlopCosts
 from prune2deploy.pruning.fisher import FisherMethod
 from prune2deploy.pruning.method import Method, State
 from prune2deploy.pruning.registry import METHODS
-from prune2deploy.pruning.stage import AWAY_MARGIN, Stages, calibration_samples, prune, shrunk_equal
+from prune2deploy.pruning.stage import Stages, calibration_samples, prune, shrunk_equal
 from prune2deploy.pruning.streams import lengths_of
 from prune2deploy.tasks.predict import outputs_of, torch_run
 
@@ -152,7 +148,7 @@ TOLD: list[Method] = []
 def test_a_harmful_step_is_told_of_and_not_used(case, tmp_path, monkeypatch):
     monkeypatch.setitem(METHODS, "harmful", Harmful)
     record = prune(case.project, HALF, tmp_path / "out", method="harmful")
-    dense, search, harm, look = record.provenance.stages
+    _, search, harm, look = record.provenance.stages
     assert [search.kept, harm.kept, look.kept] == [True, False, True]
     assert harm.divergence > search.divergence
     assert harm.notes[0] == "wrecked"
@@ -170,7 +166,7 @@ def test_a_harmful_step_is_told_of_and_not_used(case, tmp_path, monkeypatch):
 def test_a_stage_is_judged_on_held_out_samples_alone(case):
     def stages(evaluation):
         held_out = case.samples.select([0, 1, 2])
-        return Stages(case.model, case.task, held_out, evaluation, synthetic_progress())
+        return Stages(case.model, case.task, held_out, evaluation, Progress())
 
     plan = tiny.plan_keeping(case.model, tiny.ragged)
     pruned = copy.deepcopy(case.model)
@@ -185,12 +181,6 @@ def test_a_stage_is_judged_on_held_out_samples_alone(case):
     assert [result.n for result in results] == [4, 2]
     outputs, reference = (outputs_of(torch_run(m), case.samples.select([0, 1, 2])) for m in (pruned, case.model))
     assert results[0].divergence == pytest.approx(case.task.divergence(outputs, reference))
-
-
-def synthetic_progress():
-    from prune2deploy.progress import Progress
-
-    return Progress()
 
 
 def test_shrinking_that_changes_the_model_is_not_passed_on(case):
@@ -231,79 +221,4 @@ def test_too_few_samples(bert_dir, tmp_path, rows):
     project = tiny.make_project(bert_dir, data, "text-classification", tmp_path)
     with pytest.raises(InputError, match=f"{rows} samples are too few"):
         prune(project, HALF, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-# a table from elsewhere
-
-
-@pytest.fixture
-def forbid_measuring(monkeypatch):
-    def fail(*args, **kwargs):
-        raise AssertionError("nothing is to be measured here")
-
-    for name in ("EngineBench", "runtime_for", "fit_to_engine"):
-        monkeypatch.setattr(stage, name, fail)
-
-
-def table_file(case, tmp_path, **changes):
-    values = {"of": tiny.signature_of(case.model), "points": case.project.workload, **changes}
-    table = synthetic.latency_table(**values)
-    write_record(tmp_path / "theirs.json", table)
-    return table, tmp_path / "theirs.json"
-
-
-@pytest.mark.parametrize("method", ["fisher", "kwon"])
-@pytest.mark.parametrize("kind", ["latency_ms", "speedup"])
-@pytest.mark.usefixtures("forbid_measuring")
-def test_with_a_table_from_elsewhere_a_margin_is_kept(case, tmp_path, kind, method):
-    table, path = table_file(case, tmp_path, fixed=1.0)
-    budget = Budget(kind=kind, value=0.6 * table.dense_ms if kind == "latency_ms" else 1 / 0.6)
-    record = prune(case.project, budget, tmp_path / "out", method=method, table=path)
-    predicted = table.predict_plan_ms(record.plan, blocks_in(record.plan.signature))
-    assert 0.85 * 0.6 * table.dense_ms < predicted <= (1 - AWAY_MARGIN) * 0.6 * table.dense_ms + 1e-9
-    assert record.provenance.predicted_ms == pytest.approx(predicted)
-    assert (record.provenance.table, record.provenance.device) == ("theirs.json", "Their CPU")
-    assert record.provenance.fitted == []
-    if method == "fisher":
-        assert all(record.plan.width(b) in table.widths(b.kind) for b in blocks_in(record.plan.signature))
-
-
-@pytest.mark.usefixtures("forbid_measuring")
-@pytest.mark.parametrize(
-    ("changes", "problem"),
-    [
-        ({"of": synthetic.signature(layers=3, filters=128)}, "made for model"),
-        ({"points": [WorkloadPoint(batch=7, seq_len=7)]}, "batch 7"),
-        ({"precision": "fp16"}, "fp16"),
-    ],
-)
-def test_a_table_for_something_else(case, tmp_path, changes, problem):
-    _, path = table_file(case, tmp_path, **changes)
-    with pytest.raises(InputError, match=problem):
-        prune(case.project, Budget(kind="speedup", value=1.5), tmp_path / "out", table=path)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_missing_or_damaged_table(case, tmp_path):
-    budget = Budget(kind="speedup", value=1.5)
-    with pytest.raises(InputError, match="no latency table"):
-        prune(case.project, budget, tmp_path / "out", table=tmp_path / "none.json")
-    _, path = table_file(case, tmp_path)
-    values = json.loads(path.read_text())
-    path.write_text(json.dumps({**values, "points": []}))
-    with pytest.raises(InputError, match="not a valid latency table"):
-        prune(case.project, budget, tmp_path / "out", table=path)
-
-
-def test_budgets_out_of_reach_are_refused_before_calibration(case, tmp_path, monkeypatch):
-    table, path = table_file(case, tmp_path, fixed=2.0)
-    monkeypatch.setitem(METHODS, "fisher", None)  # not to be called
-    for budget, kind, number in (
-        (Budget(kind="latency_ms", value=1.9), UnreachableBudgetError, "2 ms"),
-        (Budget(kind="latency_ms", value=99), InputError, f"{table.dense_ms:.3g} ms"),
-        (Budget(kind="speedup", value=99), InputError, f"{table.dense_ms / 2:.3g} times"),
-    ):
-        with pytest.raises(kind, match=number):
-            prune(case.project, budget, tmp_path / "out", table=path)
     assert not (tmp_path / "out").exists()

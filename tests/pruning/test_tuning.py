@@ -133,16 +133,20 @@ def test_a_model_with_nothing_pruned_stays_as_it_is(case):
         torch.testing.assert_close(weight, case.model.state_dict()[name], rtol=1e-3, atol=1e-3)
 
 
+def output_of(model, block, samples, index):
+    found = []
+    handle = output_projection(model, block).register_forward_hook(lambda module, args, output: found.append(output))
+    model(**samples.batch([index]).tensors())
+    handle.remove()
+    return found[0]
+
+
 def squared_error(case, pruned, block):
     """Of the output of `block`, whose predecessors are dense, over real tokens."""
     total = 0.0
     for index in range(len(case.samples)):
-        outputs = []
-        for model in (case.model, pruned):
-            handle = output_projection(model, block).register_forward_hook(lambda m, a, output: outputs.append(output))
-            model(**case.samples.batch([index]).tensors())
-            handle.remove()
-        total += float((outputs[0] - outputs[1]).double().square().sum())
+        dense, got = (output_of(model, block, case.samples, index) for model in (case.model, pruned))
+        total += float((dense - got).double().square().sum())
     return total
 
 
