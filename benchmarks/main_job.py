@@ -50,7 +50,7 @@ def one_run(directory: Path, label: str, speedup: float, method: str) -> dict:
     start = time.monotonic()
     report = command(directory, "run", "--speedup", f"{speedup:g}", "--method", method, "--name", name)
     seconds = time.monotonic() - start
-    result = {"model": label, "method": method, "speedup_asked": speedup, "wall_seconds": round(seconds, 1), "report": report}
+    result = {"model": label, "method": method, "speedup_asked": speedup, "wall_seconds": seconds, "report": report}
     if "error" not in report:
         result["validate"] = command(directory, "validate", f"model_repository/{name}")
         kept.write_text(json.dumps(result))

@@ -9,7 +9,7 @@ from prune2deploy.config import Project
 from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError
 from prune2deploy.exporting.manifest import entry_name
 from prune2deploy.exporting.stage import export
-from prune2deploy.files import refuse_existing
+from prune2deploy.files import refuse_existing, sha256_of
 from prune2deploy.models.checkpoint import (
     PrunedRecord,
     digest_of_model,
@@ -46,10 +46,8 @@ def run(
         raise InputError("run promises a measured latency: give --latency-ms or --speedup (prune takes --flops)")
     name = entry_name(name, project)
     refuse_existing(repository / name)
-    ensure_table(project, progress)
-    source = digest_of_model(resolve_model(project.model, project.root))
-    key = hashlib.sha256(f"{source}{project.model_dump_json()}{budget}{method}".encode()).hexdigest()[:16]
-    work = project.state / "run" / key
+    table = ensure_table(project, progress)
+    work = project.state / "run" / key_of(project, budget, method, table)
     for attempt in range(ATTEMPTS):
         pruned = work / f"pruned-{attempt}"
         if reusable(pruned, progress) is None:
@@ -67,6 +65,16 @@ def run(
         shutil.rmtree(work, ignore_errors=True)
         return report
     raise AssertionError("the last attempt returns or raises")
+
+
+def key_of(project: Project, budget: Budget, method: str, table: Path) -> str:
+    """A name for one piece of work; another model, data set, table, budget or method gives another name."""
+    data = project.resolve(project.data.path)
+    parts = [
+        digest_of_model(resolve_model(project.model, project.root)), sha256_of(data) if data.exists() else "",
+        sha256_of(table), project.model_dump_json(), str(budget), method,
+    ]  # fmt: skip
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def ensure_table(project: Project, progress: Progress) -> Path:

@@ -93,6 +93,7 @@ def staged_directory(target: Path) -> Iterator[Path]:
     Raises InputError where `target` already exists.
     """
     refuse_existing(target)
+    made = [parent for parent in target.absolute().parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left behind by a killed process
@@ -102,6 +103,9 @@ def staged_directory(target: Path) -> Iterator[Path]:
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        for parent in made:
+            if not any(parent.iterdir()):
+                parent.rmdir()
 
 
 def sha256_of(path: Path) -> str:

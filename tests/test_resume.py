@@ -105,7 +105,6 @@ def test_another_run_does_not_take_what_this_one_left(other, work, clock, monkey
     assert len(list((work / ".prune2deploy" / "run").glob("*/pruned-0"))) == 2
 
 
-@pytest.mark.xfail(strict=True, reason="the key of interrupted work knows the data's path, not what it holds")
 def test_run_on_data_that_changed_does_not_take_what_was_left(work, text_data, clock, monkeypatch):
     data = shutil.copytree(text_data, work / "data")
     text = (work / "prune2deploy.toml").read_text(encoding="utf-8")

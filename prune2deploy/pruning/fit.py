@@ -104,8 +104,8 @@ def fit_to_engine(
         )
         if accepted[0] <= rounds[-1].used <= accepted[1]:
             return rounds[-1], rounds
-        in_table_ms = table.dense_ms / dense
-        target = aim * limit * in_table_ms - (measured * in_table_ms - predicted)
+        # by what factor the table is off for this plan, as seen from the dense model that both have measured
+        target = aim * limit * predicted / measured
     fitting = [r for r in rounds if r.used <= LAST_RESORT - AIM + aim]
     if not fitting:
         fastest = min(rounds, key=lambda r: r.used)

@@ -111,10 +111,10 @@ class TextClassification(Classification):
         if "text" not in columns:
             pair = next((pair for pair in PAIRS if set(pair) <= set(features)), None)
             single = next((name for name in SINGLES if name in features), None)
-            if pair:
+            if pair and "text_pair" not in columns:
                 columns = {"text": pair[0], "text_pair": pair[1]}
             elif single:
-                columns = {"text": single}
+                columns = {"text": single, **columns}
             else:
                 has = ", ".join(features)
                 raise InputError(f"data {where!r}: which column is the text? Name it with --text; it has: {has}")
