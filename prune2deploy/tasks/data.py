@@ -1,5 +1,6 @@
 """Reading data sets: hub data sets and local json, jsonl, csv, tsv and parquet files or image folders."""
 
+import glob
 import logging
 import re
 from collections.abc import Mapping
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 SPLIT = re.compile(r"(?P<name>[\w.-]+)(?:\[(?P<start>\d*)%?:(?P<stop>\d*)%?\])?")
-EVALUATION_NAMES = ("validation", "valid", "dev", "validation_matched", "test")
+EVALUATION_NAMES = ("validation", "valid", "val", "dev", "validation_matched", "test")
+SPLIT_FOLDERS = ("train", *EVALUATION_NAMES)
 
 
 def open_data(path: str, root: Path) -> "DatasetDict":
@@ -57,7 +59,7 @@ def _open_local(local: Path) -> "DatasetDict":
     if local.is_file() and local.suffix not in BUILDERS:
         raise InputError(f"{local}: unknown kind of data file; known are {', '.join(sorted(BUILDERS))}")
     if local.is_dir() and (not files or any(file.stem == "metadata" for file in files)):
-        return load_dataset("imagefolder", data_dir=str(local))
+        return _open_images(local)
     if empty := [file for file in files if file.stat().st_size == 0]:
         raise InputError(f"{empty[0]}: the file is empty")
     kinds = {BUILDERS[file.suffix] for file in files}
@@ -66,6 +68,16 @@ def _open_local(local: Path) -> "DatasetDict":
     by_split = {"train": str(local)} if local.is_file() else {file.stem: str(file) for file in files}
     options = {"sep": "\t"} if files[0].suffix == ".tsv" else {}
     return load_dataset(kinds.pop(), data_files=by_split, **options)
+
+
+def _open_images(local: Path) -> "DatasetDict":
+    """An image folder: a folder a split, or all of it one split; labels from metadata files or folder names."""
+    from datasets import load_dataset
+
+    splits = sorted(folder for folder in local.iterdir() if folder.is_dir() and folder.name in SPLIT_FOLDERS)
+    # said outright: left to guess, datasets takes `bullet_train.jpg` for all there is of a split called train
+    folders = {folder.name: folder for folder in splits} or {"train": local}
+    return load_dataset("imagefolder", data_files={name: f"{glob.escape(str(at))}/**" for name, at in folders.items()})
 
 
 def guess_splits(splits: Mapping[str, object], where: str) -> tuple[str, str]:

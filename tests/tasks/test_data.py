@@ -1,9 +1,12 @@
 import csv
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+import tiny
 from datasets import Dataset
+from PIL import Image
 
 from prune2deploy.config import DataSettings
 from prune2deploy.errors import InputError
@@ -229,3 +232,15 @@ def test_long_list_of_classes_is_cut_short():
     message = refusal(class_indices, ["x"], None, ids, 1000, "data")
     assert len(message) < 250
     assert "…" in message
+
+
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_image_whose_name_speaks_of_a_split_is_an_image_like_any_other(split, tmp_path):
+    names = [f"{split}{name}.png" for name in ("bullet_train", "test_tube", "otter")]
+    (tmp_path / split).mkdir(exist_ok=True)
+    for name in names:
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    rows = [{"file_name": Path(name).name, "label": index} for index, name in enumerate(names)]
+    tiny.write_jsonl(tmp_path / split / "metadata.jsonl", rows)
+    found = open_data(str(tmp_path), tmp_path)
+    assert {name: sorted(split["label"]) for name, split in found.items()} == {"train": [0, 1, 2]}
