@@ -1,6 +1,6 @@
 """What the exported graph's form and the session's threads cost: the figures of docs/measuring.md.
 
-    python benchmarks/graph_choices.py --model ../shared/models/minilm-sst2 --data ../shared/data/sst2 --out benchmarks/results
+    python benchmarks/graph_choices.py --model MODEL_DIR --data DATA --out benchmarks/results
 
 Dense, and with half the heads and filters: as exported, with inferred shapes in the file, and fused; then the dense
 model under other thread settings. Everything interleaved with the dense model as exported.

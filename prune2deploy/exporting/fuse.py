@@ -22,6 +22,9 @@ def fuse(onnx_file: Path, fused_file: Path) -> bool:
     model = optimizer.optimize_model(str(onnx_file), num_heads=0, hidden_size=0, opt_level=0).model
     if {node.op_type for node in model.graph.node} <= before:
         return False
+    declared = {opset.domain for opset in model.opset_import}
+    for domain in sorted({node.domain for node in model.graph.node} - declared):
+        model.opset_import.append(onnx.helper.make_opsetid(domain, 1))  # the optimizer forgets its own
     with replacing(fused_file) as partial:
         onnx.save(model, partial)
     return True

@@ -18,7 +18,7 @@ from prune2deploy.runtimes.base import Arrays, Engine, Runtime
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.runtimes.workload import DENSE, time_workload
 from prune2deploy.tasks.registry import task_of
-from prune2deploy.validation.assess import PRUNED, ROUNDS, budget_checks
+from prune2deploy.validation.assess import PRUNED, ROUNDS, budget_checks, onnx_check
 from prune2deploy.validation.record import Check
 
 if TYPE_CHECKING:
@@ -43,8 +43,6 @@ def validate(package: Path, project: Project | None = None, progress: Progress |
     Hashes, Triton entry, graph, reference outputs and latency; where `project` names the model that the package was
     pruned from, the dense engine is timed in the same run. Raises InputError when it is no package.
     """
-    import onnx
-
     progress = progress or Progress()
     manifest = read_manifest(package)
     checks = [hash_check(package, manifest)]
@@ -55,11 +53,8 @@ def validate(package: Path, project: Project | None = None, progress: Progress |
         failed = next((check for check in manifest.checks if not check.passed), None)
         detail = f"{failed.name}: {failed.detail}" if failed else "by its own manifest"
         checks.append(Check(name="made without a failure", passed=False, detail=f"exported by force; {detail}"))
-    try:
-        onnx.checker.check_model(str(package / ONNX_FILE), full_check=True)
-        checks.append(Check(name="valid ONNX", passed=True, detail=ONNX_FILE))
-    except Exception as error:  # the checker and protobuf raise kinds of their own
-        checks.append(Check(name="valid ONNX", passed=False, detail=str(error).splitlines()[0]))
+    checks.append(onnx_check(package / ONNX_FILE))
+    if not checks[-1].passed:
         return Validation(package=str(package), passed=False, checks=checks, not_checked=["outputs and latency"])
 
     runtime = runtime_for(target_of(manifest))

@@ -31,7 +31,7 @@ from prune2deploy.runtimes.workload import DENSE, time_workload
 from prune2deploy.tasks.base import Samples, Task
 from prune2deploy.tasks.predict import torch_run
 from prune2deploy.tasks.registry import task_of
-from prune2deploy.validation.assess import BUDGET, PRUNED, Subject, assess, workload_of
+from prune2deploy.validation.assess import BUDGET, PRUNED, Subject, assess, onnx_check, workload_of
 from prune2deploy.validation.html import render
 from prune2deploy.validation.record import Check, Report
 
@@ -84,7 +84,7 @@ def export(
             (partial / "processor").mkdir(exist_ok=True)
             shutil.copyfile(file, partial / "processor" / file.name)
         report = assess(subject, runtime, wall_seconds(record, subject.table, start), progress)
-        report = with_check(report, entry_check(partial, name))
+        report = with_check(with_check(report, onnx_check(onnx_file)), entry_check(partial, name))
         write_record(partial / "report.json", report)
         write_text(partial / "report.html", render(report))
         write_record(partial / MANIFEST_FILE, manifest_of(report, subject, partial, max(batches)))
@@ -116,7 +116,7 @@ def take_fused(
         np.allclose(engines["fused"].run(inputs), engines[PRUNED].run(inputs), rtol=1e-4, atol=1e-4)
         for _, inputs in workload
     )
-    timings = time_workload(engines, workload, progress, "plain against fused graph", rounds=20)
+    timings = time_workload(engines, workload, progress, "plain against fused graph")
     plain, fused = timings[PRUNED].ms, timings["fused"].ms
     taken = equal and fused < (1 - GAIN) * plain
     progress.note(f"fused graph: {fused:.2f} ms, plain {plain:.2f} ms; " + ("taken" if taken else "not taken"))

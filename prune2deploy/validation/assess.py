@@ -158,6 +158,17 @@ def budget_checks(
     return [Check(name=f"{BUDGET} of {budget}", passed=pruned <= limit, detail=detail)]
 
 
+def onnx_check(onnx_file: Path) -> Check:
+    """Whether the official checker has nothing to say against the graph."""
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(onnx_file), full_check=True)
+    except Exception as error:  # the checker, shape inference and protobuf raise kinds of their own
+        return Check(name="valid ONNX", passed=False, detail=(str(error).splitlines() or [type(error).__name__])[0])
+    return Check(name="valid ONNX", passed=True, detail=f"{onnx_file.name} passes onnx.checker")
+
+
 def loss_check(dense: Score, pruned: Score, max_loss: float) -> Check:
     """The quality gate."""
     loss = dense.value - pruned.value

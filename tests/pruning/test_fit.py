@@ -122,7 +122,7 @@ def scripted(shares, budget, **options):
     [
         ([1.05, 0.90, 0.94, 1.2, 0.93, 1.01, 0.97], 0.94, 6),
         ([1.3, 0.97, 0.98], 0.97, 2),
-        ([0.9, 0.994, 0.8, 0.999, 1.0, 1.01], 0.994, 6),
+        ([0.9, 0.988, 0.8, 0.999, 1.0, 1.01], 0.988, 6),
         ([0.9, 0.997, 0.8, 0.999, 1.0, 1.01], 0.9, 6),
     ],
 )
@@ -132,7 +132,7 @@ def test_the_best_use_of_the_budget_wins_and_a_good_one_ends_it(shares, used, ro
     assert len(all_rounds) == rounds
 
 
-@pytest.mark.parametrize(("shares", "aim"), [([0.994, 0.975], AIM), ([0.975, 0.951], AIM - 0.024)])
+@pytest.mark.parametrize(("shares", "aim"), [([0.988, 0.97], AIM), ([0.975, 0.951], AIM - 0.024)])
 def test_an_accepted_round_wins_over_one_nearer_to_the_budget(shares, aim):
     best, _ = scripted(shares, BUDGETS[0], aim=aim)
     assert best.used == pytest.approx(shares[-1])

@@ -1,0 +1,39 @@
+import copy
+
+import numpy as np
+import pytest
+import tiny
+
+from prune2deploy.config import Target
+from prune2deploy.exporting.fuse import fuse
+from prune2deploy.models.onnx_model import export_onnx
+from prune2deploy.models.surgery import shrink_
+from prune2deploy.runtimes.ort import OnnxRuntime
+from prune2deploy.tasks.predict import outputs_of, torch_run
+from prune2deploy.validation.assess import onnx_check
+
+
+@pytest.fixture
+def ragged(case, tmp_path):
+    model = copy.deepcopy(case.model)
+    shrink_(model, tiny.plan_keeping(case.model, tiny.ragged))
+    export_onnx(model, case.task, tmp_path / "plain.onnx")
+    return model, tmp_path / "plain.onnx"
+
+
+def test_fused_graph_of_a_ragged_model_is_valid_and_equal(ragged, case, tmp_path):
+    model, plain = ragged
+    assert fuse(plain, tmp_path / "fused.onnx")
+    assert onnx_check(tmp_path / "fused.onnx").passed
+    engine = OnnxRuntime(Target()).build(tmp_path / "fused.onnx")
+    wanted = outputs_of(torch_run(model), case.samples)
+    np.testing.assert_allclose(outputs_of(engine.run, case.samples), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_damaged_graph_fails_the_check_in_one_line(ragged):
+    _, plain = ragged
+    plain.write_bytes(plain.read_bytes()[:-1000])
+    check = onnx_check(plain)
+    assert not check.passed
+    assert check.detail
+    assert "\n" not in check.detail
