@@ -90,7 +90,7 @@ def test_report_says_what_was_reached(made):
     }  # fmt: skip
     assert report.headline in page
     assert {check.name for check in report.checks} == {
-        "ONNX equals PyTorch", "any batch, any length", "budget of 1.5× speedup", "Triton entry"
+        "ONNX equals PyTorch", "any batch, any length", "budget of 1.5× speedup", "Triton entry", "valid ONNX"
     }  # fmt: skip
     assert 1.5 <= report.speedup <= 1.5 / 0.9
     assert report.latency_pruned.ms <= report.limit_ms == pytest.approx(report.latency_dense.ms / 1.5)
@@ -191,9 +191,9 @@ def test_commands_answer_people_too(work_pruned, bert_made, clock):
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0].startswith("topics: ")
-    assert "1.5" in lines[0]
-    assert [line.split()[0] for line in lines[1:5]] == ["passed"] * 4
-    assert lines[5:] == ["package model_repository/topics", "report  model_repository/topics/report.html"]
+    assert f"({report_of(bert_made.package).speedup:.2f}×)" in lines[0]
+    assert [line.split()[0] for line in lines[1:6]] == ["passed"] * 5
+    assert lines[6:] == ["package model_repository/topics", "report  model_repository/topics/report.html"]
     assert config_of(work_pruned / "model_repository" / "topics").name == "topics" != name
 
     result = cli("validate", "model_repository/topics")

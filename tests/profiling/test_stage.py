@@ -98,7 +98,7 @@ def test_profile_measures_what_blocks_cost(
     assert path.is_relative_to(project.profiles)
     assert read_table(path) == table
     assert str(tmp_path) not in path.read_text(encoding="utf-8")
-    assert not list(project.state.rglob("*.onnx")), "graphs are not left behind"
+    assert not list((project.state / "graphs").rglob("*.onnx")), "block graphs are not left behind"
     for entry, point in zip(table.points, POINTS, strict=True):
         rows = point["batch"]
         assert entry.point.model_dump() == {"weight": 1.0, **point}
