@@ -25,6 +25,7 @@ from prune2deploy.pruning.fit import AIM
 from prune2deploy.pruning.registry import DEFAULT_METHOD
 from prune2deploy.pruning.stage import prune
 from prune2deploy.runtimes.registry import runtime_for
+from prune2deploy.tasks.registry import task_of
 from prune2deploy.validation.record import Report
 
 ATTEMPTS = 3
@@ -94,6 +95,9 @@ def ensure_table(project: Project, progress: Progress) -> Path:
         else:
             progress.note(f"latency table: {path}, measured {table.measured_at}")
             return path
+    task = task_of(project, directory, config)  # data that cannot be used is better said before minutes of measuring
+    task.evaluation()
+    task.calibration(project.calibration.samples, project.calibration.seed)
     return profile(project, progress)[1]
 
 

@@ -66,8 +66,9 @@ def files_of(package: Path) -> dict[str, str]:
 
 def entry_name(name: str | None, project: Project) -> str:
     """The name of an entry: `name`, or else the model's; raises InputError where a repository cannot have it."""
-    local = project.resolve(project.model)
-    name = name if name is not None else (local.resolve() if local.is_dir() else Path(project.model)).name
+    if name is None:
+        local = project.resolve(project.model)
+        name = re.sub(r"[^\w.-]+", "_", (local.resolve() if local.is_dir() else Path(project.model)).name).strip("._-")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise InputError(f"--name {name!r}: use letters, digits, '_', '-' and '.', the first a letter or digit")
     return name

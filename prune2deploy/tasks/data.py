@@ -29,7 +29,7 @@ def open_data(path: str, root: Path) -> "DatasetDict":
     datasets.disable_progress_bars()
     logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it logs as errors is raised as well
     local = root / Path(path).expanduser()
-    if not local.exists() and path.startswith((".", "/", "~")):
+    if not local.exists() and (path.startswith((".", "/", "~")) or local.suffix in BUILDERS or path.count("/") > 1):
         raise InputError(f"{local}: no such data file or directory")
     try:
         if local.exists():
@@ -131,13 +131,13 @@ def column(rows: "Dataset", role: str, columns: Mapping[str, str], where: str) -
 def class_indices(values: list[Any], feature: object, label2id: Mapping[str, int], classes: int, where: str) -> list[int]:
     """Labels as class indices: numbers as they are, names through the model's own label2id.
 
-    Raises InputError, naming the row, for a label that the model does not know.
+    Raises InputError, naming it, for a label that the model does not know.
     """
     names = getattr(feature, "names", None)
     if names and all(name in label2id for name in names):
         values = [names[value] if isinstance(value, int) and 0 <= value < len(names) else value for value in values]
     indices = []
-    for row, value in enumerate(values):
+    for value in values:
         index = label2id.get(value) if isinstance(value, str) else value
         if isinstance(value, str) and index is None and value.isdecimal():
             index = int(value)
@@ -145,7 +145,7 @@ def class_indices(values: list[Any], feature: object, label2id: Mapping[str, int
             index = int(index)
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < classes:
             raise InputError(
-                f"data {where!r}, row {row}: label {value!r} is not one of the model's {classes} classes "
+                f"data {where!r}: label {value!r} is not one of the model's {classes} classes "
                 f"({', '.join(list(label2id)[:6])}{', …' if classes > 6 else ''})"
             )
         indices.append(index)

@@ -221,9 +221,9 @@ def test_labels_become_the_models_own_classes(values, feature, expected):
 
 
 @pytest.mark.parametrize("value", [3, -1, 1.5, None, True, "poetry", "3", "", [1], float("nan")])
-def test_label_that_the_model_does_not_know_names_its_row(value):
+def test_label_that_the_model_does_not_know_is_named(value):
     message = refusal(class_indices, [0, 1, value], None, IDS, 3, "data")
-    assert "row 2" in message
+    assert f"label {value!r}" in message
     assert "art, sport, war" in message
 
 
