@@ -102,6 +102,8 @@ def write(results: list[dict], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for result in results:
         result["report"].pop("table_points", None)  # long, and in the table file
+        for key in result["report"].keys() & {"source", "data"}:
+            result["report"][key] = Path(result["report"][key]).name  # where they lie is this machine's affair
     (out / "main_job.json").write_text(json.dumps(results, indent=1) + "\n")
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     lines += ["| " + " | ".join(str(cell) for cell in row(result)) + " |" for result in results]

@@ -13,7 +13,6 @@ from prune2deploy.runtimes.base import DeviceInfo, RuntimeInfo
 from prune2deploy.validation.record import Check, MetricRecord
 
 MANIFEST_FILE = "manifest.json"
-ONNX_FILE = "1/model.onnx"
 REFERENCE_FILE = "reference.safetensors"
 
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from prune2deploy.config import Project, Target
 from prune2deploy.errors import InputError
-from prune2deploy.exporting.manifest import MANIFEST_FILE, ONNX_FILE, REFERENCE_FILE, Manifest, files_of, read_manifest
-from prune2deploy.exporting.stage import read_references
-from prune2deploy.exporting.triton import check_entry
+from prune2deploy.exporting.manifest import MANIFEST_FILE, REFERENCE_FILE, Manifest, files_of, read_manifest
+from prune2deploy.exporting.stage import entry_check, read_references
+from prune2deploy.exporting.triton import MODEL_FILE
 from prune2deploy.files import Record
 from prune2deploy.models.checkpoint import digest_of_model, load_dense, resolve_model
 from prune2deploy.models.onnx_model import dense_onnx
@@ -47,18 +47,17 @@ def validate(package: Path, project: Project | None = None, progress: Progress |
     manifest = read_manifest(package)
     checks = [hash_check(package, manifest)]
     not_checked: list[str] = []
-    problems = check_entry(package, manifest.name)
-    checks.append(Check(name="Triton entry", passed=not problems, detail="; ".join(problems) or "config fits the files"))
+    checks.append(entry_check(package, manifest.name))
     if manifest.verdict != "passed":
         failed = next((check for check in manifest.checks if not check.passed), None)
         detail = f"{failed.name}: {failed.detail}" if failed else "by its own manifest"
         checks.append(Check(name="made without a failure", passed=False, detail=f"exported by force; {detail}"))
-    checks.append(onnx_check(package / ONNX_FILE))
+    checks.append(onnx_check(package / MODEL_FILE))
     if not checks[-1].passed:
         return Validation(package=str(package), passed=False, checks=checks, not_checked=["outputs and latency"])
 
     runtime = runtime_for(target_of(manifest))
-    engine = runtime.build(package / ONNX_FILE)
+    engine = runtime.build(package / MODEL_FILE)
     try:
         inputs, wanted = read_references(package)
         difference = float(np.abs(engine.run(inputs) - wanted).max())

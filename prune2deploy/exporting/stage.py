@@ -10,8 +10,8 @@ from prune2deploy.budget import Budget
 from prune2deploy.config import Project
 from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError
 from prune2deploy.exporting.fuse import GAIN, fuse
-from prune2deploy.exporting.manifest import MANIFEST_FILE, ONNX_FILE, REFERENCE_FILE, Manifest, entry_name, files_of
-from prune2deploy.exporting.triton import check_entry, config_text, tensor_specs, write_config, write_warmup
+from prune2deploy.exporting.manifest import MANIFEST_FILE, REFERENCE_FILE, Manifest, entry_name, files_of
+from prune2deploy.exporting.triton import MODEL_FILE, check_entry, config_text, tensor_specs, write_config, write_warmup
 from prune2deploy.files import refuse_existing, sha256_of, staged_directory, write_record, write_text
 from prune2deploy.models.checkpoint import (
     PrunedRecord,
@@ -29,7 +29,7 @@ from prune2deploy.runtimes.base import Arrays, Runtime
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.runtimes.workload import DENSE, time_workload
 from prune2deploy.tasks.base import Samples, Task
-from prune2deploy.tasks.predict import torch_run
+from prune2deploy.tasks.predict import Run, torch_run
 from prune2deploy.tasks.registry import task_of
 from prune2deploy.validation.assess import BUDGET, PRUNED, Subject, assess, onnx_check, workload_of
 from prune2deploy.validation.html import render
@@ -63,7 +63,7 @@ def export(
     task = task_of(project, directory, dense.config)
 
     with staged_directory(entry) as partial:
-        onnx_file = partial / ONNX_FILE
+        onnx_file = partial / MODEL_FILE
         onnx_file.parent.mkdir()
         with progress.track("exporting", 2) as advance:
             dense_file = dense_onnx(dense, task, project.state / "dense", record.provenance.source_sha256)
@@ -77,7 +77,7 @@ def export(
             pruned=small, dense_onnx=dense_file, pruned_onnx=onnx_file, fused=fused, table=table_of(project, record),
             max_loss=max_loss, name=name,
         )  # fmt: skip
-        write_references(partial, task, evaluation, torch_run(small))
+        write_references(partial, evaluation, torch_run(small))
         batches = [SMALLEST_MAX_BATCH, *(point.batch for point in project.workload)]
         write_entry(partial, name, task, runtime, workload_of(project, task, evaluation)[0][1], max(batches))
         for file in processor_files(directory):
@@ -136,7 +136,7 @@ def table_of(project: Project, record: PrunedRecord) -> LatencyTable | None:
     return None
 
 
-def write_references(package: Path, task: Task, samples: Samples, run) -> None:  # type: ignore[no-untyped-def]
+def write_references(package: Path, samples: Samples, run: Run) -> None:
     """A few real inputs and what the pruned PyTorch model makes of them."""
     from safetensors.numpy import save_file
 
@@ -163,7 +163,7 @@ def write_entry(
     """Write what a Triton server reads beside the model: labels, warm-up samples, configuration."""
     if labels := task.label_names():
         write_text(package / LABELS_FILE, "\n".join(labels) + "\n")
-    inputs, outputs = tensor_specs(package / ONNX_FILE)
+    inputs, outputs = tensor_specs(package / MODEL_FILE)
     text = config_text(
         name, inputs, outputs, max_batch_size=max_batch_size, threads=runtime.describe().threads,
         labels_file=LABELS_FILE if labels else None, warmups=[write_warmup(package, "workload", warmup)],

@@ -1,9 +1,9 @@
 """One streaming pass over calibration samples: the gradient of each sample's loss to every unit's mask."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -66,7 +66,7 @@ def mask_gradients(calibration: Calibration, batches: Iterable[Batch], total: in
     generator = torch.Generator().manual_seed(calibration.seed)
     masks: dict[Block, torch.Tensor] = {}
 
-    def masking(block: Block):  # type: ignore[no-untyped-def]
+    def masking(block: Block) -> Callable[..., Any]:
         def hook(module: "nn.Module", args: "tuple[torch.Tensor, ...]") -> "tuple[torch.Tensor, ...]":
             per_column = masks[block].repeat_interleave(block.unit_size, dim=1)
             return (args[0] * per_column[:, None, :], *args[1:])

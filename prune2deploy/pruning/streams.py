@@ -4,7 +4,7 @@ Each block's statistics come from the inputs that the already pruned and recover
 dense model has in the residual stream behind that block: errors of earlier blocks are made good by later ones.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -119,13 +119,13 @@ class Streams:
         """What runs through the blocks of `layer`; stops at the output projection of `until`."""
         seen: dict[tuple[Kind, str], torch.Tensor] = {}
 
-        def entering(kind: Kind):  # type: ignore[no-untyped-def]
+        def entering(kind: Kind) -> Callable[..., None]:
             def hook(module: "nn.Module", args: tuple, kwargs: dict) -> None:
                 seen[kind, "entry"] = args[0] if args else kwargs["hidden_states"]
 
             return hook
 
-        def projecting(kind: Kind):  # type: ignore[no-untyped-def]
+        def projecting(kind: Kind) -> Callable[..., None]:
             def hook(module: "nn.Module", args: tuple) -> None:
                 seen[kind, "input"] = args[0]
                 if kind == until:
@@ -133,7 +133,7 @@ class Streams:
 
             return hook
 
-        def projected(kind: Kind):  # type: ignore[no-untyped-def]
+        def projected(kind: Kind) -> Callable[..., None]:
             def hook(module: "nn.Module", args: tuple, output: "torch.Tensor") -> None:
                 seen[kind, "output"] = output
 
