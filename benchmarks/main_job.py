@@ -83,7 +83,7 @@ def main() -> None:
     if options.only != "deit":
         directory = options.work / "minilm"
         project(directory, shared / "models/minilm-sst2", shared / "data/sst2", "--batch", "1", "--seq-len", "128")
-        results += [one_run(directory, "minilm-sst2", speedup, "fisher") for speedup in SPEEDUPS]
+        results += [one_run(directory, "minilm-sst2", speedup, "ours") for speedup in SPEEDUPS]
         results.append(one_run(directory, "minilm-sst2", 2.0, "kwon"))
     if options.only != "minilm":
         directory = options.work / "deit"
@@ -94,7 +94,7 @@ def main() -> None:
                 shutil.copyfile(shared / "models/deit-tiny" / file, model / file)
             (model / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
         project(directory, model, shared / "data/imagenet-sample")
-        results.append(one_run(directory, "deit-tiny", DEIT_SPEEDUP, "fisher"))
+        results.append(one_run(directory, "deit-tiny", DEIT_SPEEDUP, "ours"))
     write(results, options.out)
 
 

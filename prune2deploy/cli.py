@@ -33,7 +33,7 @@ Lengths = Annotated[
 Threads = Annotated[int | None, typer.Option(help="CPU threads; one a physical core by default.")]
 LatencyMs = Annotated[float | None, typer.Option("--latency-ms", help="Budget: milliseconds over the workload.")]
 Speedup = Annotated[float | None, typer.Option("--speedup", help="Budget: how many times as fast as dense.")]
-MethodName = Annotated[str, typer.Option("--method", help="How to prune; `fisher` is the default.")]
+MethodName = Annotated[str, typer.Option("--method", help="ours, fisher, kwon, ziplm, k-prune, optin or magnitude.")]
 MaxLoss = Annotated[
     float | None, typer.Option("--max-loss", help="Refuse to export what loses more points of the task metric.")
 ]
@@ -109,7 +109,7 @@ def prune(
     speedup: Speedup = None,
     flops: Annotated[float | None, typer.Option(help="Budget: share of the dense FLOPs to keep.")] = None,
     out: Annotated[Path, typer.Option("--out", help="The pruned model's directory.")] = Path("pruned"),
-    method: MethodName = "fisher",
+    method: MethodName = "ours",
     table: Annotated[Path | None, typer.Option(help="A latency table from the target machine.")] = None,
     project: ProjectFile = None,
     cpu: Cpu = False,
@@ -162,7 +162,7 @@ def export(
 @guarded
 def run(
     latency_ms: LatencyMs = None, speedup: Speedup = None, out: Repository = Path("model_repository"),
-    name: Name = None, method: MethodName = "fisher", max_loss: MaxLoss = None, force: Force = False,
+    name: Name = None, method: MethodName = "ours", max_loss: MaxLoss = None, force: Force = False,
     project: ProjectFile = None, cpu: Cpu = False, gpu: Gpu = False, batch: Batches = None, seq_len: Lengths = None,
     threads: Threads = None, as_json: Json = False,
 ) -> None:

@@ -121,10 +121,15 @@ def project_from(values: dict, root: Path, where: str) -> Project:
         raise InputError(f"{where}: {first_problem(error)}") from None
 
 
-def save_project(project: Project, path: Path) -> None:
-    """Write `project` as TOML; raises InputError where the file exists."""
+def refuse_existing_project(path: Path) -> None:
+    """Raise InputError where there is a project file at `path`."""
     if path.exists():
         raise InputError(f"{path} already exists: edit it, or remove it to start again")
+
+
+def save_project(project: Project, path: Path) -> None:
+    """Write `project` as TOML; raises InputError where the file exists."""
+    refuse_existing_project(path)
     values = project.model_dump(mode="json", exclude_none=True)
     header = "# What prune2deploy works on. Options on the command line win over what is written here.\n\n"
     write_text(path, header + tomli_w.dumps(values))

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from prune2deploy.config import PROJECT_FILE, Project, project_from, save_project
+from prune2deploy.config import PROJECT_FILE, Project, project_from, refuse_existing_project, save_project
 from prune2deploy.errors import InputError
 from prune2deploy.models.checkpoint import load_config, resolve_model
 from prune2deploy.tasks.data import guess_splits, open_data, split_name
@@ -28,6 +28,7 @@ def init(
     Raises InputError where the model or the data cannot be used, or the file exists.
     """
     path = root / PROJECT_FILE
+    refuse_existing_project(path)
     directory = resolve_model(model, root)
     config = load_config(directory)
     kind = task_named(task) if task else task_for((config.architectures or ["none"])[0])

@@ -1,5 +1,7 @@
 """What the layers of a model are called with, found by running the model up to its first layer."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from prune2deploy.models.registry import layers_of
@@ -62,3 +64,16 @@ def capture(model: "PreTrainedModel", inputs: "dict[str, torch.Tensor]") -> Laye
     finally:
         handle.remove()
     return seen[0]
+
+
+@contextmanager
+def resumed(model: "PreTrainedModel", layer: int, hidden: "torch.Tensor") -> Iterator[None]:
+    """While open, `model` does not run the layers before `layer`, and gives it `hidden` as their output."""
+    skipped = layers_of(model)[:layer]
+    for module in skipped:
+        module.forward = lambda *args, **kwargs: hidden  # shadows the class's for this one module
+    try:
+        yield
+    finally:
+        for module in skipped:
+            del module.forward

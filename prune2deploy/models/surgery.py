@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import nn
 
+from prune2deploy.models.family import Block, Family
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import blocks_of, family_of, output_projection
 
@@ -28,22 +29,57 @@ def mask_(model: "PreTrainedModel", plan: Plan) -> None:
             projection.weight[:, columns_of(dropped, block.unit_size)] = 0.0
 
 
+def silence_(model: "PreTrainedModel", plan: Plan) -> None:
+    """Zero, in place, what a block that keeps no unit would still add: the bias of its output projection."""
+    for block in blocks_of(model):
+        bias = output_projection(model, block).bias
+        if bias is not None and not plan.units(block):
+            with torch.no_grad():
+                bias.zero_()
+
+
 def shrink_(model: "PreTrainedModel", plan: Plan) -> None:
     """Remove, in place, every unit that `plan` drops; outputs equal those of the masked model."""
     family = family_of(model.config)
     plan.check_fits(family.signature(model.config))
-    for block in blocks_of(model):
-        layer = family.layers(model)[block.layer]
+    for layer in range(len(family.layers(model))):
+        shrink_layer_(family, family.layers(model)[layer], [b for b in blocks_of(model) if b.layer == layer], plan)
+
+
+def shrink_layer_(family: Family, layer: nn.Module, blocks: Iterable[Block], plan: Plan) -> None:
+    """As `shrink_`, for one layer and its `blocks`."""
+    for block in blocks:
         branch = family.branches[block.kind]
         kept = plan.units(block)
         if not kept:
             family.vanish(layer, block.kind)
             continue
         for path in branch.producers:
-            rows_per_unit = _linear(layer, path).out_features // block.units
-            layer.set_submodule(path, _slim(_linear(layer, path), rows=columns_of(kept, rows_per_unit)))
+            rows = rows_of(_linear(layer, path), block, kept)
+            layer.set_submodule(path, _slim(_linear(layer, path), rows=rows))
         columns = columns_of(kept, block.unit_size)
         layer.set_submodule(branch.consumer, _slim(_linear(layer, branch.consumer), columns=columns))
+
+
+def write_back_(family: Family, small: nn.Module, layer: nn.Module, block: Block, kept: list[int]) -> None:
+    """Copy what `small`, a shrunk copy of the masked `layer`, has in `block` to where it came from."""
+    branch = family.branches[block.kind]
+    with torch.no_grad():
+        for path in branch.producers:
+            source, target = _linear(small, path), _linear(layer, path)
+            rows = rows_of(target, block, kept)
+            target.weight[rows] = source.weight
+            if target.bias is not None:
+                target.bias[rows] = source.bias
+        source, target = _linear(small, branch.consumer), _linear(layer, branch.consumer)
+        target.weight[:, columns_of(kept, block.unit_size)] = source.weight
+        if target.bias is not None:
+            target.bias.copy_(source.bias)
+
+
+def rows_of(producer: nn.Linear, block: Block, kept: list[int]) -> torch.Tensor:
+    """Indices of the output rows of `producer` that belong to the units `kept` of `block`."""
+    return columns_of(kept, producer.out_features // block.units)
 
 
 def _linear(layer: nn.Module, path: str) -> nn.Linear:

@@ -36,11 +36,6 @@ class Calibration:
     def __post_init__(self) -> None:
         self.blocks = blocks_of(self.model)
 
-    @property
-    def labels(self) -> str:
-        """Where the labels come from."""
-        return "given" if self.samples.labels is not None else "drawn from the dense model's own predictions"
-
 
 @dataclass(frozen=True)
 class Fisher:

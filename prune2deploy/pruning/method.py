@@ -30,6 +30,7 @@ class Method(ABC):
     """Chooses what goes (`search`), then improves on it in `steps`; statistics are taken once, in `__init__`."""
 
     name: ClassVar[str]
+    reads_labels: ClassVar[bool] = True  # where the data has any
 
     def __init__(self, calibration: Calibration):
         self.calibration = calibration
@@ -42,6 +43,13 @@ class Method(ABC):
     @abstractmethod
     def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
         """Named steps after the search; each keeps the widths and returns a better state."""
+
+    @property
+    def labels(self) -> str:
+        """Where the labels that statistics are taken with come from."""
+        if not self.reads_labels:
+            return "not used"
+        return "given" if self.calibration.samples.labels is not None else "drawn from the dense model's own predictions"
 
     def masked(self, plan: Plan) -> "PreTrainedModel":
         """A copy of the dense model with everything that `plan` drops masked."""

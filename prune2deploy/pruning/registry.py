@@ -2,11 +2,19 @@
 
 from prune2deploy.errors import InputError
 from prune2deploy.pruning.fisher import FisherMethod
+from prune2deploy.pruning.kprune import KPruneMethod
 from prune2deploy.pruning.kwon import KwonMethod
+from prune2deploy.pruning.magnitude import MagnitudeMethod
 from prune2deploy.pruning.method import Method
+from prune2deploy.pruning.optin import OptinMethod
+from prune2deploy.pruning.ours import OursMethod
+from prune2deploy.pruning.ziplm import ZipLmMethod
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (FisherMethod, KwonMethod)}
-DEFAULT_METHOD = FisherMethod.name
+_ALL: tuple[type[Method], ...] = (
+    OursMethod, FisherMethod, KwonMethod, ZipLmMethod, KPruneMethod, OptinMethod, MagnitudeMethod,
+)  # fmt: skip
+METHODS = {method.name: method for method in _ALL}
+DEFAULT_METHOD = OursMethod.name
 
 
 def method_named(name: str) -> type[Method]:

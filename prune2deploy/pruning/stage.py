@@ -110,7 +110,7 @@ def prune(
         table_sha256=sha256_of(found[1]) if found else None, device=found[0].device.name if found else None,
         fitted=[FitRound(predicted_ms=r.predicted_ms, measured_ms=r.measured_ms, dense_ms=r.dense_ms) for r in fitted[1]],
         data=project.data.path, calibration_sha256=digest, calibration_samples=len(samples),
-        labels=instance.calibration.labels, seed=project.calibration.seed, threads=_torch_threads(),
+        labels=instance.labels, seed=project.calibration.seed, threads=_torch_threads(),
         versions=versions(), equality_error=difference, stages=[dense, *stages.results],
     )  # fmt: skip
     with staged_directory(out) as partial:

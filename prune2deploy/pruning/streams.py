@@ -4,7 +4,7 @@ Each block's statistics come from the inputs that the already pruned and recover
 dense model has in the residual stream behind that block: errors of earlier blocks are made good by later ones.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,9 +13,9 @@ import numpy as np
 
 from prune2deploy.models.family import KINDS, Block, Kind
 from prune2deploy.models.layer_call import LayerCall, capture
-from prune2deploy.models.registry import family_of, layers_of, output_projection
+from prune2deploy.models.registry import blocks_of, family_of, layers_of, output_projection
 from prune2deploy.models.surgery import columns_of
-from prune2deploy.tasks.base import Batch, Samples
+from prune2deploy.tasks.base import Samples
 
 if TYPE_CHECKING:
     import torch
@@ -28,13 +28,17 @@ TOKENS = 65_536  # that least squares are solved over; more changed nothing meas
 
 @dataclass
 class BlockStatistics:
-    """Sums over the valid tokens, float64. x: [k] inputs of the kept columns; y: [d] what the block should put out."""
+    """Weighted sums over the valid tokens. x: [k] inputs of the kept columns; y: [d] what the block should put out."""
 
-    n: int
+    n: float  # Σ of the weights
     x_sum: np.ndarray  # [k]
     y_sum: np.ndarray  # [d]
     xx: np.ndarray  # [k, k], Σ x xᵀ
     xy: np.ndarray  # [k, d], Σ x yᵀ
+
+    def of(self, columns: np.ndarray) -> "BlockStatistics":
+        """The same of some of the columns."""
+        return BlockStatistics(self.n, self.x_sum[columns], self.y_sum, self.xx[np.ix_(columns, columns)], self.xy[columns])
 
     def centred(self) -> "tuple[np.ndarray, np.ndarray]":
         """(Σ (x − x̄)(x − x̄)ᵀ, Σ (x − x̄)(y − ȳ)ᵀ), each over n."""
@@ -49,19 +53,37 @@ class _Reached(Exception):  # noqa: N818 (a signal, not an error)
 class Streams:
     """Walks two models of one family through their layers over the same samples."""
 
-    def __init__(self, dense: "PreTrainedModel", pruned: "PreTrainedModel", samples: Samples, tokens: int = TOKENS):
-        """`dense` is aimed at; `pruned` is masked, with the dense model's shapes, and may change as the walk goes on."""
+    def __init__(
+        self, dense: "PreTrainedModel", pruned: "PreTrainedModel", samples: Samples,
+        weights: Sequence[np.ndarray] | None = None, tokens: int = TOKENS,
+    ):
+        """`dense` is aimed at; `pruned` is masked, with the dense model's shapes, and may change as the walk goes on.
+
+        Args:
+            dense: left as it is.
+            pruned: see above.
+            samples: evenly thinned out where they have more than `tokens` tokens in all.
+            weights: per sample [blocks, tokens], what each token counts in the statistics; None: all the same.
+            tokens: see `samples`.
+        """
         import torch
 
         self.dense, self.pruned = dense, pruned
         self.layer = -1
         self.calls: list[LayerCall] = []
         self.valid: list[torch.Tensor] = []
-        for batch in _within(dense, samples, tokens):
+        self.weights: list[torch.Tensor] = []  # per batch [blocks, valid tokens]
+        self.rows = {block: row for row, block in enumerate(blocks_of(dense))}
+        taken = _within(dense, samples, tokens)
+        for indices, batch in samples.select(taken).batches(BATCH):
             call = capture(dense, batch.tensors())
             self.calls.append(call)
             full = torch.ones(call.hidden.shape[:2], dtype=torch.bool)
             self.valid.append(full if batch.valid is None else torch.from_numpy(batch.valid))
+            if weights is None:
+                self.weights.append(torch.ones(len(self.rows), int(self.valid[-1].sum())))
+            else:
+                self.weights.append(torch.from_numpy(np.concatenate([weights[taken[i]] for i in indices], axis=1)))
         self.pruned_hidden = [call.hidden for call in self.calls]
         self.targets: dict[Kind, list[torch.Tensor]] = {}
 
@@ -79,7 +101,7 @@ class Streams:
             self.targets = {kind: [] for kind in KINDS}
             module = layers_of(self.dense)[layer]
             for call in self.calls:
-                with self._watched(self.dense, module) as seen:
+                with self._watched(module, KINDS) as seen:
                     call.hidden = call.run(module, call.hidden)
                 for kind in KINDS:
                     self.targets[kind].append(seen[kind, "entry"] + seen[kind, "output"])
@@ -94,29 +116,42 @@ class Streams:
         columns = columns_of(kept, block.unit_size)
         width = output_projection(self.dense, block).out_features
         k = len(columns)
-        sums = BlockStatistics(0, np.zeros(k), np.zeros(width), np.zeros((k, k)), np.zeros((k, width)))
+        sums = BlockStatistics(0.0, np.zeros(k), np.zeros(width), np.zeros((k, k)), np.zeros((k, width)))
         module = layers_of(self.pruned)[block.layer]
-        rows = zip(self.calls, self.pruned_hidden, self.targets[block.kind], self.valid, strict=True)
-        for call, hidden, target, valid in rows:
-            watched = self._watched(self.pruned, module, until=block.kind)
-            with torch.no_grad(), watched as seen, suppress(_Reached):
-                call.run(module, hidden)
+        for batch, valid in enumerate(self.valid):
+            with torch.no_grad():
+                seen = self.through(module, block, batch, stop_before_output=True)
+            counted, weight = valid, self.weights[batch][self.rows[block]]
             if first_token_only:
-                valid = valid & (torch.arange(valid.shape[1]) == 0)
-            x = seen[block.kind, "input"][valid][:, columns]
-            y = (target - seen[block.kind, "entry"])[valid]
-            sums.n += len(x)
-            sums.x_sum += x.double().sum(0).numpy()
-            sums.y_sum += y.double().sum(0).numpy()
-            sums.xx += (x.T @ x).numpy()
-            sums.xy += (x.T @ y).numpy()
+                counted = valid & (torch.arange(valid.shape[1]) == 0)
+                weight = weight[counted[valid]]
+            x = seen["input"][counted][:, columns]
+            y = (self.targets[block.kind][batch] - seen["entry"])[counted]
+            weighted = x * weight[:, None]
+            sums.n += float(weight.sum(dtype=torch.float64))
+            sums.x_sum += weighted.double().sum(0).numpy()
+            sums.y_sum += (y * weight[:, None]).double().sum(0).numpy()
+            sums.xx += (x.T @ weighted).numpy()
+            sums.xy += (weighted.T @ y).numpy()
         return sums
+
+    def through(
+        self, layer: "nn.Module", block: Block, batch: int, stop_before_output: bool = False
+    ) -> "dict[str, torch.Tensor]":
+        """Run the pruned model's hidden states of `batch` through `layer` up to the output projection of `block`.
+
+        `layer` is the pruned model's or stands for it. Returns "entry", the residual stream before the block, "input"
+        of the output projection, and its "output" unless that is not wanted.
+        """
+        with self._watched(layer, [block.kind], stop_before_output) as seen, suppress(_Reached):
+            self.calls[batch].run(layer, self.pruned_hidden[batch])
+        return {name: tensor for (_, name), tensor in seen.items()}
 
     @contextmanager
     def _watched(
-        self, model: "PreTrainedModel", layer: "nn.Module", until: Kind | None = None
+        self, layer: "nn.Module", kinds: Sequence[Kind], stop_before_output: bool = False
     ) -> "Iterator[dict[tuple[Kind, str], torch.Tensor]]":
-        """What runs through the blocks of `layer`; stops at the output projection of `until`."""
+        """What runs through the blocks of `layer`; with a single kind, stops once that is known."""
         seen: dict[tuple[Kind, str], torch.Tensor] = {}
 
         def entering(kind: Kind) -> Callable[..., None]:
@@ -128,7 +163,7 @@ class Streams:
         def projecting(kind: Kind) -> Callable[..., None]:
             def hook(module: "nn.Module", args: tuple) -> None:
                 seen[kind, "input"] = args[0]
-                if kind == until:
+                if stop_before_output:
                     raise _Reached
 
             return hook
@@ -136,11 +171,14 @@ class Streams:
         def projected(kind: Kind) -> Callable[..., None]:
             def hook(module: "nn.Module", args: tuple, output: "torch.Tensor") -> None:
                 seen[kind, "output"] = output
+                if len(kinds) == 1:
+                    raise _Reached
 
             return hook
 
         handles = []
-        for kind, branch in family_of(model.config).branches.items():
+        for kind in kinds:
+            branch = family_of(self.dense.config).branches[kind]
             consumer = layer.get_submodule(branch.consumer)
             handles.append(layer.get_submodule(branch.entry).register_forward_pre_hook(entering(kind), with_kwargs=True))
             handles.append(consumer.register_forward_pre_hook(projecting(kind)))
@@ -160,14 +198,11 @@ def lengths_of(model: "PreTrainedModel", samples: Samples) -> np.ndarray:
     return np.asarray(known)
 
 
-def _within(model: "PreTrainedModel", samples: Samples, tokens: int) -> Iterator[Batch]:
-    """Batches of `samples`, evenly thinned out where they have more than `tokens` tokens in all."""
+def _within(model: "PreTrainedModel", samples: Samples, tokens: int) -> list[int]:
+    """Indices of `samples`, evenly thinned out where they have more than `tokens` tokens in all."""
     total = int(lengths_of(model, samples).sum())
-    if total > tokens:
-        count = max(1, len(samples) * tokens // total)
-        samples = samples.select(np.unique(np.linspace(0, len(samples) - 1, count).astype(int)).tolist())
-    for _, batch in samples.batches(BATCH):
-        yield batch
+    count = len(samples) if total <= tokens else max(1, len(samples) * tokens // total)
+    return np.unique(np.linspace(0, len(samples) - 1, count).astype(int)).tolist()
 
 
 class Reconstruction:

@@ -148,6 +148,19 @@ class Task(ABC):
         """Labels drawn from the model's own predictions, for data without labels."""
 
     @abstractmethod
+    def fisher_probe(self, logits: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
+        """Random v, shaped like `logits`, with E[v vᵀ] the Fisher information of the predicted distribution.
+
+        The gradient of ⟨v, logits⟩ then has the model's Fisher information as covariance, whatever the labels are.
+        """
+
+    @abstractmethod
+    def distillation_losses(
+        self, logits: "torch.Tensor", reference: "torch.Tensor", temperature: float
+    ) -> "torch.Tensor":
+        """How far each sample's softened prediction is from that of the logits `reference`, [n]; differentiable."""
+
+    @abstractmethod
     def score(self, outputs: np.ndarray, labels: np.ndarray) -> Score:
         """The task metric of `outputs` [n, ...]."""
 

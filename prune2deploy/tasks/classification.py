@@ -57,6 +57,26 @@ class Classification(Task):
 
         return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1)
 
+    def fisher_probe(self, logits: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
+        """V = (diag √p − p √pᵀ) r with random signs r, so that E[v vᵀ] = diag p − p pᵀ.
+
+        Labels drawn from p would do as well on average, but where the model is sure of itself nearly all of them say
+        nothing and a few say too much.
+        """
+        import torch
+
+        p = logits.softmax(-1)
+        signs = torch.randint(0, 2, p.shape, generator=generator).to(p.dtype) * 2 - 1
+        root = p.sqrt() * signs
+        return root - p * root.sum(-1, keepdim=True)
+
+    def distillation_losses(
+        self, logits: "torch.Tensor", reference: "torch.Tensor", temperature: float
+    ) -> "torch.Tensor":
+        """T² · KL(softmax(reference / T) ‖ softmax(logits / T)), nats (Hinton et al. 2015)."""
+        wanted, got = ((values / temperature).log_softmax(-1) for values in (reference, logits))
+        return temperature**2 * (wanted.exp() * (wanted - got)).sum(-1)
+
     def score(self, outputs: np.ndarray, labels: np.ndarray) -> Score:
         """Accuracy, with the standard error of a proportion."""
         from sklearn.metrics import accuracy_score

@@ -27,7 +27,8 @@ def open_data(path: str, root: Path) -> "DatasetDict":
     import datasets
 
     datasets.disable_progress_bars()
-    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it logs as errors is raised as well
+    for name in ("datasets", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they log as errors is raised as well
     local = root / Path(path).expanduser()
     if not local.exists() and (path.startswith((".", "/", "~")) or local.suffix in BUILDERS or path.count("/") > 1):
         raise InputError(f"{local}: no such data file or directory")

@@ -5,7 +5,7 @@ import torch
 from tiny import PLANS, loaded_task, plan_keeping
 
 from prune2deploy.models.registry import blocks_of, family_of, layers_of, output_projection
-from prune2deploy.models.surgery import mask_, shrink_
+from prune2deploy.models.surgery import mask_, shrink_, silence_
 
 
 def logits(case, model):
@@ -89,3 +89,24 @@ def test_padding_does_not_leak_into_a_shrunk_model(bert_dir, text_data, make_pro
         padded = model(**samples.padded([shortest], 30).tensors()).logits
     assert samples.lengths[shortest] < 30
     torch.testing.assert_close(padded, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["attention vanished", "ffn vanished", "all vanished"])
+def test_a_silenced_block_adds_nothing(case, name):
+    def silenced(model):
+        plan = plan_keeping(model, PLANS[name])
+        mask_(model, plan)
+        silence_(model, plan)
+        return model, plan
+
+    model, plan = silenced(copy.deepcopy(case.model))
+    other = copy.deepcopy(case.model)
+    with torch.no_grad():
+        for block in blocks_of(other):
+            if not plan.units(block):
+                output_projection(other, block).bias.add_(1)
+    said = logits(case, model)
+    assert torch.equal(logits(case, silenced(other)[0]), said)
+    assert (said - logits(case, pruned(case, plan, mask_))).abs().max() > 1e-2
+    shrink_(model, plan)
+    torch.testing.assert_close(logits(case, model), said, rtol=1e-5, atol=1e-5)

@@ -30,7 +30,7 @@ def table_file(case, tmp_path, **changes):
     return table, tmp_path / "theirs.json"
 
 
-@pytest.mark.parametrize("method", ["fisher", "kwon"])
+@pytest.mark.parametrize("method", ["ours", "fisher", "kwon"])
 @pytest.mark.parametrize("kind", ["latency_ms", "speedup"])
 @pytest.mark.usefixtures("forbid_measuring")
 def test_with_a_table_from_elsewhere_a_margin_is_kept(case, tmp_path, kind, method):
@@ -42,7 +42,7 @@ def test_with_a_table_from_elsewhere_a_margin_is_kept(case, tmp_path, kind, meth
     assert record.provenance.predicted_ms == pytest.approx(predicted)
     assert (record.provenance.table, record.provenance.device) == ("theirs.json", "Their CPU")
     assert record.provenance.fitted == []
-    if method == "fisher":
+    if method != "kwon":
         assert all(record.plan.width(b) in table.widths(b.kind) for b in blocks_in(record.plan.signature))
 
 
@@ -75,7 +75,7 @@ def test_a_missing_or_damaged_table(case, tmp_path):
 
 def test_budgets_out_of_reach_are_refused_before_calibration(case, tmp_path, monkeypatch):
     table, path = table_file(case, tmp_path, fixed=2.0)
-    monkeypatch.setitem(METHODS, "fisher", None)  # not to be called
+    monkeypatch.setitem(METHODS, "ours", None)  # not to be called
     for budget, kind, number in (
         (Budget(kind="latency_ms", value=1.9), UnreachableBudgetError, "2 ms"),
         (Budget(kind="latency_ms", value=99), InputError, f"{table.dense_ms:.3g} ms"),

@@ -1,0 +1,168 @@
+"""K-prune (Park et al. 2024, "Accurate retraining-free pruning for pretrained encoder-based language models"), a baseline.
+
+What is kept as it was: knowledge scores, without labels, over the cost of a unit; sublayer by sublayer from the bottom,
+everything above is scored anew on the net as it is by then, one threshold for all that keeps to what is left of the
+budget is found, and only this sublayer is pruned by it; then its whole output matrix is solved for by least squares, from
+what the pruned prefix feeds it to what the dense model has in the residual stream behind it, with the bias as it is and
+nothing that holds the weights; a sublayer that is gone takes its bias along.
+
+What differs: costs are the table's, where theirs are FLOPs, so a unit costs the slope of `fit_cost`, and a block that
+stays keeps what comes free with it, as in `kwon.py`. What is mended: least squares that have no single solution are
+solved by the shortest one, where their code passes over the error and leaves the weights; the least unit does not go
+where everything fits. Scores and the least squares between them are taken on up to 16,384 tokens of the calibration
+samples (theirs: 100,000), the final ones on as many as every re-fit here. On the dense model the gradient of the
+divergence is 0, so the first sublayer is judged by its representation alone: that is the published method.
+"""
+
+import copy
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prune2deploy.errors import UnreachableBudgetError
+from prune2deploy.models.family import KINDS, Block, Kind
+from prune2deploy.models.plan import Plan
+from prune2deploy.models.registry import output_projection
+from prune2deploy.models.surgery import columns_of, silence_
+from prune2deploy.pruning.calibrate import Calibration
+from prune2deploy.pruning.costs import Costs
+from prune2deploy.pruning.knowledge import Watched, knowledge
+from prune2deploy.pruning.kwon import LinearCost, fit_cost
+from prune2deploy.pruning.method import Method, State, Step
+from prune2deploy.pruning.streams import BATCH, BlockStatistics, Streams, lengths_of
+from prune2deploy.pruning.tuning import walk
+from prune2deploy.tasks.base import Samples
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+TOKENS = 16_384
+SMALLEST = 1e-6  # of the largest eigenvalue of Σ x xᵀ: products in float32 say nothing of directions below
+
+
+class KPruneMethod(Method):
+    """Scores, prunes and re-fits one sublayer after the other."""
+
+    name = "k-prune"
+    reads_labels = False
+
+    def __init__(self, calibration: Calibration):
+        import torch
+
+        super().__init__(calibration)
+        self.samples = thinned(calibration.model, calibration.samples)
+        self.watched = []
+        for _, batch in self.samples.batches(BATCH):
+            with torch.no_grad():
+                self.watched.append(Watched(batch, calibration.model(**batch.tensors()).logits))
+
+    def search(self, costs: Costs, budget: float) -> Plan:
+        """See Method."""
+        if budget < costs.fixed:
+            raise UnreachableBudgetError(budget, costs.fixed, costs.unit)
+        calibration = self.calibration
+        prices = {kind: Price(costs, kind, self._units(kind)) for kind in KINDS}
+        pruned = copy.deepcopy(calibration.model)
+        streams = Streams(calibration.model, pruned, self.samples)
+        kept: dict[Block, list[int]] = {}
+        room = budget - costs.fixed
+        with calibration.progress.track("pruning sublayer by sublayer", len(calibration.blocks)) as advance:
+            for index, block in enumerate(calibration.blocks):
+                if block.kind == KINDS[0]:
+                    streams.enter(block.layer)
+                above = calibration.blocks[index:]
+                scores = knowledge(calibration.task, pruned, self.watched, streams.pruned_hidden, above)
+                scores = {other: score / prices[other.kind].unit for other, score in scores.items()}
+                width = threshold_widths(scores, prices, room)[block]
+                kept[block] = sorted(np.argsort(-scores[block], kind="stable")[:width].tolist())
+                room -= prices[block.kind].of[width]
+                refit(block, kept[block], streams.statistics(block, kept[block]), output_projection(pruned, block))
+                advance()
+        return Plan.of(self.signature, kept)
+
+    def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
+        """See Method."""
+
+        def refitting(state: State) -> State:
+            calibration = self.calibration
+            walk(
+                calibration.model, state.model, state.plan, calibration.samples, refit, calibration.progress,
+                "re-fitting sublayer by sublayer",
+            )  # fmt: skip
+            return state
+
+        return [("sublayer-wise re-fit", refitting)]
+
+    def masked(self, plan: Plan) -> "PreTrainedModel":
+        """See Method; a block without any kept unit loses its bias too."""
+        model = super().masked(plan)
+        silence_(model, plan)
+        return model
+
+    def _units(self, kind: Kind) -> int:
+        return next(block.units for block in self.calibration.blocks if block.kind == kind)
+
+
+class Price:
+    """What blocks of one kind cost. `of`: [units + 1], by width; `unit`: one more; `free`: units paid with the first."""
+
+    def __init__(self, costs: Costs, kind: Kind, units: int):
+        fit: LinearCost = fit_cost(costs, kind)
+        self.of = np.asarray([costs.block(kind, width) for width in range(units + 1)])
+        self.unit = max(fit.slope, 1e-15)
+        self.free = fit.threshold
+
+    def widths(self, counts: np.ndarray) -> np.ndarray:
+        """`counts`, and with them what comes free."""
+        return np.where(counts > 0, np.maximum(counts, self.free), 0)
+
+
+def thinned(model: "PreTrainedModel", samples: Samples) -> Samples:
+    """An even part of `samples` with about `TOKENS` tokens, or all of them."""
+    total = int(lengths_of(model, samples).sum())
+    count = max(1, min(len(samples), len(samples) * TOKENS // total))
+    return samples.select(np.linspace(0, len(samples) - 1, count).astype(int).tolist())
+
+
+def threshold_widths(scores: dict[Block, np.ndarray], prices: dict[Kind, Price], room: float) -> dict[Block, int]:
+    """How many units of each block are above the lowest threshold on all scores at which all blocks cost at most `room`.
+
+    Args:
+        scores: [units] per block, of one scale.
+        prices: by kind.
+        room: 0 or more, but for rounding; in the unit of the costs.
+    """
+    thresholds = np.concatenate([[-np.inf], np.sort(np.concatenate(list(scores.values())))])
+    widths = {}
+    total = np.zeros(len(thresholds))
+    for block, score in scores.items():
+        counts = len(score) - np.searchsorted(np.sort(score), thresholds, side="right")
+        widths[block] = prices[block.kind].widths(counts)
+        total += prices[block.kind].of[widths[block]]
+    lowest = int((total <= max(room, 0.0)).argmax())  # above the last one there is nothing, and that is free
+    return {block: int(width[lowest]) for block, width in widths.items()}
+
+
+def refit(block: Block, kept: list[int], statistics: BlockStatistics, projection: "nn.Linear") -> None:
+    """Set, in place, `projection` to the least squares over the columns of `kept`; without any, to nothing at all."""
+    import torch
+
+    bias = projection.bias
+    with torch.no_grad():
+        if bias is not None and not kept:
+            bias.zero_()
+        fixed = np.zeros(projection.out_features) if bias is None else bias.double().numpy()
+        weight = torch.from_numpy(least_squares(statistics, fixed)).to(projection.weight.dtype)
+        projection.weight.zero_()
+        projection.weight[:, columns_of(kept, block.unit_size)] = weight
+
+
+def least_squares(statistics: BlockStatistics, bias: np.ndarray) -> np.ndarray:
+    """V, [d, k], minimising Σ‖y − bias − V x‖²; the shortest one where inputs leave directions open."""
+    if not len(statistics.xx):
+        return np.zeros((len(bias), 0))
+    values, vectors = np.linalg.eigh(statistics.xx)
+    seen = values > SMALLEST * values[-1]
+    target = statistics.xy - np.outer(statistics.x_sum, bias)
+    return ((vectors[:, seen] / values[seen]) @ (vectors[:, seen].T @ target)).T

@@ -1,0 +1,54 @@
+"""Magnitude pruning, the baseline that looks at no data: units of small weights go first.
+
+A unit is scored by the squared L2 norm of all its weights, the rows that make it and the columns that pass it on (biases
+are left out), as a share of its block's: dropping units costs the squared Frobenius distortion of the block's weights
+relative to their norm. This relative distortion is what Lee et al. 2021 ("Layer-adaptive sparsity for the magnitude-based
+pruning", section 3) compare layers by; the norms themselves would only say which layers have large weights.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prune2deploy.models.family import Block
+from prune2deploy.models.plan import Plan
+from prune2deploy.models.registry import family_of, layers_of, output_projection
+from prune2deploy.pruning.calibrate import Calibration
+from prune2deploy.pruning.costs import Costs
+from prune2deploy.pruning.importance import by_score
+from prune2deploy.pruning.method import Method, Step
+from prune2deploy.pruning.search import choose_widths
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class MagnitudeMethod(Method):
+    """Knapsack over the shares of squared norm; no recovery."""
+
+    name = "magnitude"
+    reads_labels = False
+
+    def __init__(self, calibration: Calibration):
+        super().__init__(calibration)
+        self.importance = by_score({block: norm_shares(calibration.model, block) for block in calibration.blocks})
+
+    def search(self, costs: Costs, budget: float) -> Plan:
+        """See Method."""
+        widths = choose_widths(self.importance, costs, budget)
+        return Plan.of(self.signature, {block: self.importance[block].kept(width) for block, width in widths.items()})
+
+    def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
+        """See Method."""
+        return []
+
+
+def norm_shares(model: "PreTrainedModel", block: Block) -> np.ndarray:
+    """[units]: the squared L2 norm of each unit's weights, over that of the block's; all 0 where the block's is."""
+    layer = layers_of(model)[block.layer]
+    producers = family_of(model.config).branches[block.kind].producers
+    weights = [layer.get_parameter(f"{path}.weight") for path in producers]
+    norms = np.zeros(block.units)
+    for weight in (*weights, output_projection(model, block).weight.T):  # each: the units one below the other
+        norms += weight.double().square().reshape(block.units, -1).sum(1).numpy()
+    return norms / max(float(norms.sum()), 1e-300)

@@ -1,0 +1,179 @@
+"""One streaming pass over calibration samples: the second moments that removal and re-fit work with.
+
+For each block: the covariance of what goes into its output projection, and of the gradient that comes back to its
+output. Their Kronecker product stands for the Fisher information of the projection's weights (K-FAC; Martens and Grosse
+2015). Gradients are of the model's own predicted distribution: no labels are needed.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prune2deploy.errors import InputError
+from prune2deploy.files import replacing
+from prune2deploy.models.family import Block
+from prune2deploy.models.registry import output_projection
+from prune2deploy.pruning.calibrate import BATCH, Calibration
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    ByBlock = dict[Block, torch.Tensor]
+
+CACHE = "moments.safetensors"
+UNIFORM = 0.1  # of a token's weight that does not depend on its gradient: later blocks may come to need any token
+
+
+@dataclass(frozen=True)
+class BlockMoments:
+    """Of one block with k input columns and d outputs of its output projection, over all valid tokens."""
+
+    mean: np.ndarray  # [k], of the inputs
+    covariance: np.ndarray  # [k, k], of the inputs, centred
+    sensitivity: np.ndarray  # [d, d]: mean over samples of Σ_tokens g gᵀ, g the gradient at the block's output
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of all blocks. `weights`: per sample [blocks, tokens] float32, how much the block's output matters at that token.
+
+    A weight is the norm of the gradient relative to the block's mean over all tokens, mixed with a tenth of uniform.
+    """
+
+    blocks: dict[Block, BlockMoments]
+    weights: list[np.ndarray]
+
+
+def moments_of(calibration: Calibration) -> Moments:
+    """The moments over all calibration samples; taken from the cache where they are there.
+
+    Raises InputError where the model's outputs are not finite.
+    """
+    stored = calibration.cache / CACHE if calibration.cache else None
+    if stored and stored.is_file() and (found := _read(stored, calibration)):
+        return found
+    moments = _measure(calibration)
+    if stored:
+        _write(moments, stored)
+    return moments
+
+
+def _measure(calibration: Calibration) -> Moments:
+    samples, blocks = calibration.samples, calibration.blocks
+    sums = {block: _Sums(calibration, block) for block in blocks}
+    weights: dict[int, np.ndarray] = {}
+    with calibration.progress.track("calibrating", -(-len(samples) // BATCH)) as advance:
+        for indices, inputs, gradients, valid in _passes(calibration):
+            norms = np.stack([gradients[block].norm(dim=-1).numpy() for block in blocks], axis=1)
+            for row, index in enumerate(indices):
+                weights[index] = norms[row][:, valid[row].numpy()]
+            for block, total in sums.items():
+                total.add(inputs[block][valid], gradients[block][valid])
+            advance()
+    ordered = [weights[index] for index in range(len(samples))]
+    tokens = sum(array.shape[1] for array in ordered)
+    mean = sum(array.sum(axis=1, dtype=np.float64) for array in ordered) / tokens
+    scale = ((1 - UNIFORM) / np.maximum(mean, np.finfo(np.float32).tiny)).astype(np.float32)[:, None]
+    found = {block: total.moments(len(samples)) for block, total in sums.items()}
+    return Moments(found, [np.float32(UNIFORM) + array * scale for array in ordered])
+
+
+class _Sums:
+    """Running sums of one block; products in float32, batch by batch, added up in float64."""
+
+    def __init__(self, calibration: Calibration, block: Block):
+        projection = output_projection(calibration.model, block)
+        self.tokens = 0
+        self.x = np.zeros(projection.in_features)
+        self.xx = np.zeros((projection.in_features, projection.in_features))
+        self.gg = np.zeros((projection.out_features, projection.out_features))
+
+    def add(self, inputs: "torch.Tensor", gradients: "torch.Tensor") -> None:
+        self.tokens += len(inputs)
+        self.x += inputs.double().sum(0).numpy()
+        self.xx += (inputs.T @ inputs).numpy()
+        self.gg += (gradients.T @ gradients).numpy()
+
+    def moments(self, samples: int) -> BlockMoments:
+        mean = self.x / self.tokens
+        return BlockMoments(mean, self.xx / self.tokens - np.outer(mean, mean), self.gg / samples)
+
+
+def _passes(calibration: Calibration) -> "Iterator[tuple[list[int], ByBlock, ByBlock, torch.Tensor]]":
+    """(indices, inputs, gradients at outputs, valid [batch, tokens]) of every batch."""
+    import torch
+
+    model, task = calibration.model, calibration.task
+    generator = torch.Generator().manual_seed(calibration.seed)
+    with _watched(calibration) as (inputs, outputs):
+        for indices, batch in calibration.samples.batches(BATCH):
+            logits = model(**batch.tensors()).logits
+            if not torch.isfinite(logits).all():
+                raise InputError(f"data {task.data.path!r}: the dense model's outputs are not finite on some samples")
+            probe = task.fisher_probe(logits.detach(), generator)
+            gradients = torch.autograd.grad((probe * logits).sum(), list(outputs.values()))
+            full = torch.ones(gradients[0].shape[:2], dtype=torch.bool)
+            valid = full if batch.valid is None else torch.from_numpy(batch.valid)
+            yield indices, inputs, dict(zip(outputs, gradients, strict=True)), valid
+
+
+@contextmanager
+def _watched(calibration: Calibration) -> "Iterator[tuple[ByBlock, ByBlock]]":
+    """Inputs and outputs of every output projection, as the last forward pass left them."""
+    inputs: dict[Block, torch.Tensor] = {}
+    outputs: dict[Block, torch.Tensor] = {}
+
+    def watching(block: Block) -> Callable[..., Any]:
+        def hook(module: "nn.Module", args: "tuple[torch.Tensor, ...]", output: "torch.Tensor") -> "torch.Tensor":
+            inputs[block] = args[0].detach()
+            outputs[block] = output if output.requires_grad else output.requires_grad_()
+            return output
+
+        return hook
+
+    model = calibration.model
+    handles = [output_projection(model, block).register_forward_hook(watching(block)) for block in calibration.blocks]
+    try:
+        yield inputs, outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _write(moments: Moments, path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    arrays = {
+        f"{name}.{block.key}": getattr(found, name)
+        for block, found in moments.blocks.items()
+        for name in ("mean", "covariance", "sensitivity")
+    }
+    # safetensors writes memory as it lies, whatever the strides say
+    arrays["weights"] = np.ascontiguousarray(np.concatenate(moments.weights, axis=1))
+    arrays["lengths"] = np.asarray([array.shape[1] for array in moments.weights])
+    with replacing(path) as partial:
+        save_file(arrays, partial)
+
+
+def _read(path: Path, calibration: Calibration) -> Moments | None:
+    """What `_write` wrote; None where the file is damaged, so that the pass is made again."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        arrays = load_file(path)
+        blocks = {
+            block: BlockMoments(*(arrays[f"{name}.{block.key}"] for name in ("mean", "covariance", "sensitivity")))
+            for block in calibration.blocks
+        }
+        ends = np.cumsum(arrays["lengths"])[:-1]
+        weights = [np.ascontiguousarray(part) for part in np.split(arrays["weights"], ends, axis=1)]
+    except (SafetensorError, KeyError):
+        path.unlink()
+        return None
+    return Moments(blocks, weights)

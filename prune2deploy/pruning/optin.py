@@ -1,0 +1,179 @@
+"""OPTIN (Khaki and Plataniotis 2024, "The need for speed: pruning transformers with one recipe"), as a baseline.
+
+What is kept as it was: one forward pass for each unit, with it alone masked, on one fixed batch; what counts is how far
+the trajectory leaves the dense model's, as the squared distance of the cosine-similarity matrices of up to 768 tokens,
+summed over what the later layers' FFNs put out, and the divergence of the logits at temperature 4; heads and the last
+layer count half (their recipe for BERT); Kwon's search on the sum of scores, and no recovery.
+
+What is mended: the temperature divides the logits, and does not just scale the divergence; all units are compared on
+the same tokens, none of them padding; one factor for all units brings the divergence to a tenth of the distances, where
+the code takes another power of ten for each unit; and scores do not fall with a unit's index, as there, a hundredfold.
+
+What differs for time: a pass starts at the unit's own layer, from the dense hidden states, and the batch is the smallest
+of typical length with 192 tokens and 4 samples, where theirs has 128 samples. In the same time, fewer tokens kept the
+order of filters nearer to the published one than masking filters in groups did.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prune2deploy.errors import UnreachableBudgetError
+from prune2deploy.models.family import Block
+from prune2deploy.models.layer_call import resumed
+from prune2deploy.models.plan import Plan
+from prune2deploy.models.registry import layers_of, output_projection
+from prune2deploy.models.surgery import columns_of
+from prune2deploy.pruning.calibrate import Calibration
+from prune2deploy.pruning.costs import Costs
+from prune2deploy.pruning.kwon import global_search
+from prune2deploy.pruning.method import Method, Step
+from prune2deploy.pruning.streams import lengths_of
+from prune2deploy.tasks.base import Samples
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+CANDIDATES = 128  # samples that the batch is picked from
+SAMPLES = 4  # that it has at least
+TOKENS = 192  # likewise
+COMPARED = 768  # tokens, at most
+TEMPERATURE = 4.0
+BALANCE = 10.0  # distances to divergence, each summed over all units
+HEADS = 0.5  # what a head's score counts
+LAST_LAYER = 0.5
+
+
+class OptinMethod(Method):
+    """Global ranking by how far masking a unit leads the dense model off its trajectory; no recovery."""
+
+    name = "optin"
+    reads_labels = False
+
+    def __init__(self, calibration: Calibration):
+        super().__init__(calibration)
+        self.scores = trajectory_scores(calibration)
+
+    def search(self, costs: Costs, budget: float) -> Plan:
+        """See Method."""
+        kept = global_search(self.scores, costs, budget)
+        if kept is None:
+            raise UnreachableBudgetError(budget, costs.fixed, costs.unit)
+        return Plan.of(self.signature, kept)
+
+    def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
+        """See Method."""
+        return []
+
+
+def trajectory_scores(calibration: Calibration) -> dict[Block, np.ndarray]:
+    """[units] per block: distance of the trajectories plus divergence of the logits, balanced."""
+    blocks = calibration.blocks
+    trajectory = Trajectory(calibration, typical(calibration))
+    departures = {block: np.zeros((block.units, 2)) for block in blocks}
+    with calibration.progress.track("masking unit by unit", sum(block.units for block in blocks)) as advance:
+        for block, rows in departures.items():
+            for unit in range(block.units):
+                rows[unit] = trajectory.departure(block, unit)
+                advance()
+    distance, divergence = sum(rows.sum(0) for rows in departures.values())
+    weights = np.array([1.0, distance / max(BALANCE * divergence, 1e-300)])
+    last = max(block.layer for block in blocks)
+    counts = {
+        block: (HEADS if block.kind == "attention" else 1.0) * (LAST_LAYER if block.layer == last else 1.0)
+        for block in blocks
+    }
+    return {block: counts[block] * (rows @ weights) for block, rows in departures.items()}
+
+
+def typical(calibration: Calibration) -> Samples:
+    """Some samples drawn at random, next to each other in length around the median, so that a batch pads little."""
+    drawn = np.random.default_rng(calibration.seed).permutation(len(calibration.samples))[:CANDIDATES]
+    candidates = calibration.samples.select(drawn.tolist())
+    order, lengths = candidates.order(), lengths_of(calibration.model, candidates)
+    for count in range(min(SAMPLES, len(order)), len(order) + 1):
+        first = (len(order) - count) // 2
+        chosen = order[first : first + count]
+        if lengths[chosen].sum() >= TOKENS:
+            break
+    return candidates.select(chosen)
+
+
+class Trajectory:
+    """What the dense model makes of one batch, and how far masking a unit leads away from it."""
+
+    def __init__(self, calibration: Calibration, samples: Samples):
+        import torch
+
+        self.model, self.task = calibration.model, calibration.task
+        self.ffns = [block for block in calibration.blocks if block.kind == "ffn"]
+        batch = samples.batch(list(range(len(samples))))
+        self.inputs = batch.tensors()
+        self.hidden: list[torch.Tensor] = []  # per layer, what it is given
+        handles = [
+            layer.register_forward_pre_hook(self._remember, with_kwargs=True) for layer in layers_of(self.model)
+        ]
+        with torch.no_grad(), self._outputs(0) as outputs:
+            self.logits = self.model(**self.inputs).logits.double()
+        for handle in handles:
+            handle.remove()
+        positions = np.arange(self.hidden[0].shape[0] * self.hidden[0].shape[1])
+        positions = positions if batch.valid is None else positions[batch.valid.ravel()]
+        compared = np.random.default_rng(calibration.seed).permutation(positions)[:COMPARED]
+        self.compared = torch.from_numpy(compared)
+        self.similarities = {layer: self._similarities(output) for layer, output in outputs.items()}
+
+    def departure(self, block: Block, unit: int) -> tuple[float, float]:
+        """(Σ over later layers of the squared distance of similarities, Σ over samples of the divergence)."""
+        import torch
+
+        columns = columns_of([unit], block.unit_size)
+
+        def masking(module: "nn.Module", args: "tuple[torch.Tensor, ...]") -> "tuple[torch.Tensor, ...]":
+            return (args[0].index_fill(-1, columns, 0.0), *args[1:])
+
+        later = min(block.layer + 1, self.ffns[-1].layer)  # the last layer is all that comes after itself
+        handle = output_projection(self.model, block).register_forward_pre_hook(masking)
+        resuming = resumed(self.model, block.layer, self.hidden[block.layer])
+        try:
+            with torch.no_grad(), resuming, self._outputs(later) as outputs:
+                logits = self.model(**self.inputs).logits.double()
+        finally:
+            handle.remove()
+        distances = (self._similarities(output) - self.similarities[layer] for layer, output in outputs.items())
+        divergence = self.task.distillation_losses(logits, self.logits, TEMPERATURE).sum()
+        return sum(float(distance.square().sum()) for distance in distances), float(divergence)
+
+    def _similarities(self, output: "torch.Tensor") -> "torch.Tensor":
+        """[compared, compared]: cosines between the outputs at all compared tokens."""
+        from torch.nn.functional import normalize
+
+        directions = normalize(output.flatten(0, 1)[self.compared], dim=-1)
+        return directions @ directions.T
+
+    def _remember(self, module: "nn.Module", args: tuple, kwargs: dict) -> None:
+        self.hidden.append(args[0] if args else kwargs["hidden_states"])
+
+    @contextmanager
+    def _outputs(self, first: int) -> "Iterator[dict[int, torch.Tensor]]":
+        """While open, fills what it yields with the output of each layer's FFN projection, from layer `first` on."""
+        outputs: dict[int, torch.Tensor] = {}
+
+        def projected(layer: int) -> Callable[..., None]:
+            def hook(module: "nn.Module", args: tuple, output: "torch.Tensor") -> None:
+                outputs[layer] = output
+
+            return hook
+
+        handles = [
+            output_projection(self.model, block).register_forward_hook(projected(block.layer))
+            for block in self.ffns if block.layer >= first
+        ]  # fmt: skip
+        try:
+            yield outputs
+        finally:
+            for handle in handles:
+                handle.remove()

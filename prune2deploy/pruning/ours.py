@@ -1,0 +1,57 @@
+"""Our method: removal costs in units of the final loss, selection and re-fit on the pruned prefix, reconstruction."""
+
+import copy
+
+from prune2deploy.models.plan import Plan
+from prune2deploy.models.registry import output_projection
+from prune2deploy.pruning.calibrate import Calibration
+from prune2deploy.pruning.costs import Costs
+from prune2deploy.pruning.method import Method, State, Step
+from prune2deploy.pruning.moments import moments_of
+from prune2deploy.pruning.reconstruction import reconstruct
+from prune2deploy.pruning.removal import removal_curve
+from prune2deploy.pruning.search import choose_widths
+from prune2deploy.pruning.selection import select_and_refit
+
+
+class OursMethod(Method):
+    """Knapsack over removal curves and the measured table; recovery by regression and by block reconstruction."""
+
+    name = "ours"
+    reads_labels = False
+
+    def __init__(self, calibration: Calibration):
+        super().__init__(calibration)
+        self.moments = moments_of(calibration)
+        with calibration.progress.track("removal curves", len(calibration.blocks)) as advance:
+            self.importance = {}
+            for block, found in self.moments.blocks.items():
+                weight = output_projection(calibration.model, block).weight.double().numpy()
+                self.importance[block] = removal_curve(weight, found.covariance, found.sensitivity, block.unit_size)
+                advance()
+
+    def search(self, costs: Costs, budget: float) -> Plan:
+        """See Method."""
+        widths = choose_widths(self.importance, costs, budget)
+        return Plan.of(self.signature, {block: self.importance[block].kept(width) for block, width in widths.items()})
+
+    def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
+        """See Method."""
+        return [("selection and re-fit", self._select), ("block reconstruction", self._reconstruct)]
+
+    def _select(self, state: State) -> State:
+        calibration = self.calibration
+        pruned = copy.deepcopy(calibration.model)
+        widths = state.plan.widths(calibration.blocks)
+        kept = select_and_refit(
+            calibration.model, pruned, widths, self.moments, calibration.samples, calibration.progress
+        )
+        return State(Plan.of(self.signature, kept), pruned)
+
+    def _reconstruct(self, state: State) -> State:
+        calibration = self.calibration
+        reconstruct(
+            calibration.model, state.model, state.plan, self.moments, calibration.samples, calibration.seed,
+            calibration.progress,
+        )  # fmt: skip
+        return state

@@ -1,0 +1,92 @@
+"""Block reconstruction: what the re-fit does for a block's output projection, for all of the block's weights.
+
+What feeds the output projection goes through a softmax or an activation, so there is no closed form; a fixed, small
+number of gradient steps on the re-fit's own objective takes its place. Every block is on its own: nothing is propagated
+through the model, and there is neither a label nor a task loss (as in post-training quantization: BRECQ, Li et al. 2021).
+"""
+
+import copy
+from typing import TYPE_CHECKING, cast
+
+from prune2deploy.models.family import KINDS, Block
+from prune2deploy.models.plan import Plan
+from prune2deploy.models.registry import blocks_of, family_of, layers_of
+from prune2deploy.models.surgery import shrink_layer_, write_back_
+from prune2deploy.progress import Progress
+from prune2deploy.pruning.moments import Moments
+from prune2deploy.pruning.streams import Streams
+from prune2deploy.tasks.base import Samples
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
+
+EPOCHS = 8
+STEP_BATCHES = 2  # batches of `streams.BATCH` samples that a step is taken on
+RATE = 0.03  # of the root mean square of the weights, falling to 0
+
+
+def reconstruct(
+    dense: "PreTrainedModel", pruned: "PreTrainedModel", plan: Plan, moments: Moments, samples: Samples, seed: int,
+    progress: Progress,
+) -> None:
+    """Fit, in place, all weights of every block of the masked model `pruned`, in forward order.
+
+    Minimises the weighted squared distance of the residual stream behind the block from the dense model's. The
+    gradient is only ever taken through a shrunk copy of one layer, so the cost is that of the pruned model.
+    """
+    blocks = blocks_of(dense)
+    family = family_of(dense.config)
+    streams = Streams(dense, pruned, samples, moments.weights)
+    with progress.track("reconstructing blocks", len(blocks)) as advance:
+        for layer in sorted({block.layer for block in blocks}):
+            streams.enter(layer)
+            own = sorted((b for b in blocks if b.layer == layer), key=lambda b: KINDS.index(b.kind))
+            small = copy.deepcopy(layers_of(pruned)[layer])
+            shrink_layer_(family, small, own, plan)
+            for block in own:
+                if kept := plan.units(block):
+                    branch = family.branches[block.kind]
+                    modules = [small.get_submodule(path) for path in (*branch.producers, branch.consumer)]
+                    fit(cast("list[nn.Linear]", modules), streams, small, block, seed)
+                    write_back_(family, small, layers_of(pruned)[layer], block, kept)
+                advance()
+
+
+def fit(modules: "list[nn.Linear]", streams: Streams, layer: "nn.Module", block: Block, seed: int) -> None:
+    """Adam on the parameters of `modules`, those of `block` in `layer`; its steps are in units of their own size."""
+    import torch
+
+    parameters = [parameter.requires_grad_() for module in modules for parameter in module.parameters()]
+    optimiser = torch.optim.Adam([
+        {"params": list(module.parameters()), "lr": RATE * float(module.weight.detach().square().mean().sqrt())}
+        for module in modules
+    ])
+    batches = len(streams.calls)
+    steps = EPOCHS * -(-batches // STEP_BATCHES)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=steps)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(EPOCHS):
+        order = torch.randperm(batches, generator=generator).tolist()
+        for start in range(0, batches, STEP_BATCHES):
+            optimiser.zero_grad()
+            _loss(streams, layer, block, order[start : start + STEP_BATCHES]).backward()
+            optimiser.step()
+            schedule.step()
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+
+
+def _loss(streams: Streams, layer: "nn.Module", block: Block, batches: list[int]) -> "torch.Tensor":
+    """Weighted mean over tokens of the squared distance to the target, in units of what the block has to put out."""
+    import torch
+
+    error, scale = torch.zeros(()), 0.0
+    for batch in batches:
+        seen = streams.through(layer, block, batch)
+        valid, weight = streams.valid[batch], streams.weights[batch][streams.rows[block]]
+        wanted = (streams.targets[block.kind][batch] - seen["entry"].detach())[valid]
+        error = error + (weight * (wanted - seen["output"][valid]).square().sum(-1)).sum()
+        scale += float((weight * wanted.square().sum(-1)).sum())
+    return error / max(scale, 1e-30)

@@ -1,0 +1,68 @@
+"""Selection and re-fit in one walk: units are chosen by what the already pruned prefix feeds them."""
+
+from typing import TYPE_CHECKING
+
+from prune2deploy.models.family import KINDS, Block
+from prune2deploy.models.registry import blocks_of, output_projection
+from prune2deploy.models.surgery import columns_of
+from prune2deploy.progress import Progress
+from prune2deploy.pruning.moments import Moments
+from prune2deploy.pruning.refit import ridge
+from prune2deploy.pruning.removal import removal_curve
+from prune2deploy.pruning.streams import BlockStatistics, Streams
+from prune2deploy.pruning.tuning import write_columns
+from prune2deploy.tasks.base import Samples
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+def select_and_refit(
+    dense: "PreTrainedModel", pruned: "PreTrainedModel", widths: dict[Block, int], moments: Moments, samples: Samples,
+    progress: Progress,
+) -> dict[Block, list[int]]:
+    """Choose `widths` units of each block and re-fit its output projection, in place in `pruned`, in forward order.
+
+    `pruned` starts as a copy of `dense`. Each block's units go by `removal_curve` from the best dense answer to the
+    prefix as it is by then; the survivors are then fitted by ridge regression to what the dense model has in the
+    residual stream behind the block (after OSSCAR, Meng et al. 2024, and K-prune, Park et al. 2024). Tokens count by
+    their weight in `moments`.
+
+    Returns:
+        The kept units of each block.
+    """
+    blocks = blocks_of(dense)
+    streams = Streams(dense, pruned, samples, moments.weights)
+    kept: dict[Block, list[int]] = {}
+    with progress.track("selecting and re-fitting", len(blocks)) as advance:
+        for layer in sorted({block.layer for block in blocks}):
+            streams.enter(layer)
+            for block in sorted((b for b in blocks if b.layer == layer), key=lambda b: KINDS.index(b.kind)):
+                statistics = streams.statistics(block, list(range(block.units)))
+                projection = output_projection(pruned, block)
+                kept[block] = _select(block, widths[block], statistics, projection, moments)
+                _write(projection, block, kept[block], statistics)
+                advance()
+    return kept
+
+
+def _select(
+    block: Block, width: int, statistics: BlockStatistics, projection: "nn.Linear", moments: Moments
+) -> list[int]:
+    if width in (0, block.units):
+        return list(range(width))
+    best = ridge(statistics, projection.weight.double().numpy())
+    covariance, _ = statistics.centred()
+    return removal_curve(best, covariance, moments.blocks[block].sensitivity, block.unit_size, keep=width).kept(width)
+
+
+def _write(projection: "nn.Linear", block: Block, kept: list[int], statistics: BlockStatistics) -> None:
+    import torch
+
+    columns = columns_of(kept, block.unit_size)
+    statistics = statistics.of(columns.numpy())
+    weight = ridge(statistics, projection.weight[:, columns].double().numpy())
+    with torch.no_grad():
+        projection.weight.zero_()
+    write_columns(projection, columns, weight, statistics)

@@ -1,0 +1,111 @@
+import copy
+
+import numpy as np
+import pytest
+import synthetic
+import torch
+
+from prune2deploy.errors import InputError
+from prune2deploy.models.registry import output_projection
+from prune2deploy.pruning.moments import CACHE, UNIFORM, moments_of
+
+
+def sample_by_sample(calibration, block):
+    """Inputs [tokens, k] of `block`, and per sample ∂logits/∂output [classes, tokens, d], one sample at a time."""
+    model = copy.deepcopy(calibration.model).double()
+    projection = output_projection(model, block)
+    inputs, jacobians, probabilities = [], [], []
+    for index in range(len(calibration.samples)):
+        tensors = calibration.samples.batch([index]).tensors()
+        tensors = {name: value.double() if value.is_floating_point() else value for name, value in tensors.items()}
+        seen = {}
+
+        def hook(module, args, output, seen=seen):
+            seen["x"], seen["y"] = args[0], output.requires_grad_() if not output.requires_grad else output
+
+        handle = projection.register_forward_hook(hook)
+        logits = model(**tensors).logits[0]
+        handle.remove()
+        inputs.append(seen["x"][0].detach().numpy())
+        rows = [torch.autograd.grad(value, seen["y"], retain_graph=True)[0][0].numpy() for value in logits]
+        jacobians.append(np.stack(rows))
+        probabilities.append(logits.softmax(-1).detach().numpy())
+    return inputs, jacobians, probabilities
+
+
+def test_inputs_are_averaged_over_the_tokens_of_every_sample(case):
+    calibration = synthetic.calibration(case)
+    found = moments_of(calibration)
+    for block in calibration.blocks[:3]:
+        x = np.concatenate(sample_by_sample(calibration, block)[0])
+        np.testing.assert_allclose(found.blocks[block].mean, x.mean(0), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found.blocks[block].covariance, np.cov(x.T, bias=True), rtol=1e-3, atol=1e-4)
+
+
+def test_sensitivity_is_the_fisher_information_of_the_predictions_on_average(case):
+    calibration = synthetic.calibration(case)
+    block = calibration.blocks[2]
+    _, jacobians, probabilities = sample_by_sample(calibration, block)
+    wanted = 0.0
+    for jacobian, p in zip(jacobians, probabilities, strict=True):
+        fisher = np.diag(p) - np.outer(p, p)
+        wanted = wanted + np.einsum("ab,atd,bte->de", fisher, jacobian, jacobian) / len(jacobians)
+    draws = []
+    for seed in range(60):
+        calibration.seed = seed
+        draws.append(moments_of(calibration).blocks[block].sensitivity)
+    error = np.abs(np.mean(draws, 0) - wanted).max() / np.abs(wanted).max()
+    alone = np.median([np.abs(draw - wanted).max() for draw in draws]) / np.abs(wanted).max()
+    assert error < 0.1
+    assert error < alone
+
+
+def test_weights_follow_the_gradient_of_each_token(case):
+    calibration = synthetic.calibration(case)
+    found = moments_of(calibration)
+    lengths = [calibration.samples.tokens(index) for index in range(len(calibration.samples))]
+    for index, weights in enumerate(found.weights):
+        assert weights.shape[0] == len(calibration.blocks)
+        assert lengths[index] is None or weights.shape[1] == lengths[index]
+    everything = np.concatenate(found.weights, axis=1)
+    np.testing.assert_allclose(everything.mean(1), 1, rtol=1e-4)
+    assert everything.min() >= UNIFORM * 0.999
+    last = calibration.blocks[-1]  # the head reads the first token alone, and nothing mixes tokens behind this block
+    rows = [weights[calibration.blocks.index(last)] for weights in found.weights]
+    assert all(row[0] > UNIFORM and np.allclose(row[1:], UNIFORM) for row in rows)
+
+
+def test_labels_play_no_part(case):
+    labelled = moments_of(synthetic.calibration(case))
+    unlabelled = moments_of(synthetic.calibration(case, synthetic.unlabelled(case.samples)))
+    for block, found in labelled.blocks.items():
+        np.testing.assert_array_equal(found.sensitivity, unlabelled.blocks[block].sensitivity)
+
+
+def test_the_cache_gives_the_same_and_a_damaged_one_is_made_again(case, tmp_path):
+    calibration = synthetic.calibration(case)
+    calibration.cache = tmp_path
+    first = moments_of(calibration)
+    stored = (tmp_path / CACHE).read_bytes()
+
+    def same(other):
+        for block, found in first.blocks.items():
+            for name in ("mean", "covariance", "sensitivity"):
+                np.testing.assert_array_equal(getattr(found, name), getattr(other.blocks[block], name))
+        for one, two in zip(first.weights, other.weights, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+    same(moments_of(calibration))
+    (tmp_path / CACHE).write_bytes(stored[:-100])
+    same(moments_of(calibration))
+    assert (tmp_path / CACHE).read_bytes() == stored
+
+
+def test_a_model_without_finite_outputs_is_refused(case):
+    calibration = synthetic.calibration(case)
+    broken = copy.deepcopy(calibration.model)
+    with torch.no_grad():
+        output_projection(broken, calibration.blocks[0]).weight.fill_(float("nan"))
+    calibration.model = broken
+    with pytest.raises(InputError, match="not finite"):
+        moments_of(calibration)
