@@ -93,6 +93,8 @@ REFERENCES = {
     "torn": tear,
     "an input less": change_inputs(lambda arrays: arrays.pop("input.attention_mask")),
     "ids out of range": change_inputs(lambda arrays: arrays["input.input_ids"].__iadd__(10**6)),
+    "no workload": change_inputs(lambda arrays: [arrays.pop(name) for name in list(arrays) if "workload" in name]),
+    "ids of the workload out of range": change_inputs(lambda arrays: arrays["workload.0.input_ids"].__iadd__(10**6)),
 }
 
 

@@ -8,13 +8,14 @@ import numpy as np
 from prune2deploy.config import Project, Target
 from prune2deploy.errors import InputError
 from prune2deploy.exporting.manifest import MANIFEST_FILE, REFERENCE_FILE, Manifest, files_of, read_manifest
-from prune2deploy.exporting.stage import entry_check, read_references
+from prune2deploy.exporting.references import read_references
+from prune2deploy.exporting.stage import entry_check
 from prune2deploy.exporting.triton import MODEL_FILE
 from prune2deploy.files import Record
 from prune2deploy.models.checkpoint import digest_of_model, load_dense, resolve_model
 from prune2deploy.models.onnx_model import dense_onnx
 from prune2deploy.progress import Progress
-from prune2deploy.runtimes.base import Arrays, Engine, Runtime
+from prune2deploy.runtimes.base import Engine, Runtime
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.runtimes.workload import DENSE, time_workload
 from prune2deploy.tasks.registry import task_of
@@ -22,7 +23,7 @@ from prune2deploy.validation.assess import PRUNED, ROUNDS, budget_checks, onnx_c
 from prune2deploy.validation.record import Check
 
 if TYPE_CHECKING:
-    from prune2deploy.config import WorkloadPoint
+    pass
 
 
 class Validation(Record):
@@ -59,8 +60,11 @@ def validate(package: Path, project: Project | None = None, progress: Progress |
     runtime = runtime_for(target_of(manifest))
     engine = runtime.build(package / MODEL_FILE)
     try:
-        inputs, wanted = read_references(package)
-        difference = float(np.abs(engine.run(inputs) - wanted).max())
+        references = read_references(package, len(manifest.workload))
+        difference = float(np.abs(engine.run(references.inputs) - references.outputs).max())
+        workload = references.points(list(manifest.workload))
+        for _, inputs in workload:
+            engine.run(inputs)
     except Exception as error:  # whatever references that were tampered with make the runtime raise
         detail = f"{REFERENCE_FILE} cannot be used: {str(error).splitlines()[0]}"
         checks.append(Check(name="reference outputs", passed=False, detail=detail))
@@ -71,7 +75,7 @@ def validate(package: Path, project: Project | None = None, progress: Progress |
     engines = {PRUNED: engine}
     dense = dense_engine(manifest, project, runtime, not_checked)
     engines[DENSE] = dense or engine
-    timings = time_workload(engines, workload_from(inputs, manifest), progress, "measuring latency", ROUNDS)
+    timings = time_workload(engines, workload, progress, "measuring latency", ROUNDS)
     measured = timings[PRUNED].ms
     here = runtime.device()
     if (here.name, here.cores) != (manifest.device.name, manifest.device.cores):
@@ -122,17 +126,3 @@ def dense_engine(
     model = load_dense(directory)
     task = task_of(project, directory, model.config)
     return runtime.build(dense_onnx(model, task, project.state / "dense", manifest.source_sha256))
-
-
-def workload_from(inputs: Arrays, manifest: Manifest) -> "list[tuple[WorkloadPoint, Arrays]]":
-    """Inputs of the workload's shapes, made of the reference inputs: their rows repeated, their sequences strung on."""
-    workload = []
-    for point in manifest.workload:
-        shaped = {}
-        for name, array in inputs.items():
-            rows = np.resize(np.arange(len(array)), point.batch)
-            if point.seq_len is not None:
-                array = array[:, np.resize(np.arange(array.shape[1]), point.seq_len)]
-            shaped[name] = np.ascontiguousarray(array[rows])
-        workload.append((point, shaped))
-    return workload

@@ -10,7 +10,8 @@ from prune2deploy.budget import Budget
 from prune2deploy.config import Project
 from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError
 from prune2deploy.exporting.fuse import GAIN, fuse
-from prune2deploy.exporting.manifest import MANIFEST_FILE, REFERENCE_FILE, Manifest, entry_name, files_of
+from prune2deploy.exporting.manifest import MANIFEST_FILE, Manifest, entry_name, files_of
+from prune2deploy.exporting.references import write_references
 from prune2deploy.exporting.triton import MODEL_FILE, check_entry, config_text, tensor_specs, write_config, write_warmup
 from prune2deploy.files import refuse_existing, sha256_of, staged_directory, write_record, write_text
 from prune2deploy.models.checkpoint import (
@@ -29,7 +30,7 @@ from prune2deploy.runtimes.base import Arrays, Runtime
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.runtimes.workload import DENSE, time_workload
 from prune2deploy.tasks.base import Samples, Task
-from prune2deploy.tasks.predict import Run, torch_run
+from prune2deploy.tasks.predict import torch_run
 from prune2deploy.tasks.registry import task_of
 from prune2deploy.validation.assess import BUDGET, PRUNED, Subject, assess, onnx_check, workload_of
 from prune2deploy.validation.html import render
@@ -37,7 +38,6 @@ from prune2deploy.validation.record import Check, Report
 
 SMALLEST_MAX_BATCH = 8  # a server gathers requests up to this many, even where the workload is single samples
 LABELS_FILE = "labels.txt"
-REFERENCES = 8  # real samples whose outputs travel with the package
 
 
 def export(
@@ -77,9 +77,10 @@ def export(
             pruned=small, dense_onnx=dense_file, pruned_onnx=onnx_file, fused=fused, table=table_of(project, record),
             max_loss=max_loss, name=name,
         )  # fmt: skip
-        write_references(partial, evaluation, torch_run(small))
+        workload = workload_of(project, task, evaluation)
+        write_references(partial, evaluation, torch_run(small), workload)
         batches = [SMALLEST_MAX_BATCH, *(point.batch for point in project.workload)]
-        write_entry(partial, name, task, runtime, workload_of(project, task, evaluation)[0][1], max(batches))
+        write_entry(partial, name, task, runtime, workload[0][1], max(batches))
         for file in processor_files(directory):
             (partial / "processor").mkdir(exist_ok=True)
             shutil.copyfile(file, partial / "processor" / file.name)
@@ -134,27 +135,6 @@ def table_of(project: Project, record: PrunedRecord) -> LatencyTable | None:
         if path.name == record.provenance.table and sha256_of(path) == record.provenance.table_sha256:
             return read_table(path)
     return None
-
-
-def write_references(package: Path, samples: Samples, run: Run) -> None:
-    """A few real inputs and what the pruned PyTorch model makes of them."""
-    from safetensors.numpy import save_file
-
-    inputs = samples.batch(list(range(min(REFERENCES, len(samples))))).inputs
-    arrays = {f"input.{name}": np.ascontiguousarray(array) for name, array in inputs.items()}
-    save_file({**arrays, "output": np.ascontiguousarray(run(inputs))}, package / REFERENCE_FILE)
-
-
-def read_references(package: Path) -> tuple[Arrays, np.ndarray]:
-    """The inputs and outputs that `write_references` wrote; raises InputError when they are damaged."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        arrays = load_file(package / REFERENCE_FILE)
-        return {key.removeprefix("input."): array for key, array in arrays.items() if key != "output"}, arrays["output"]
-    except (SafetensorError, KeyError, OSError) as error:
-        raise InputError(f"{package / REFERENCE_FILE}: damaged: {error}") from None
 
 
 def write_entry(
