@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 EPOCHS = 8
 STEP_BATCHES = 2  # batches of `streams.BATCH` samples that a step is taken on
-RATE = 0.03  # of the root mean square of the weights, falling to 0
+RATE = 0.03  # a step's size relative to the weights' root mean square at an error of a quarter or more; falls to 0
 
 
 def reconstruct(
@@ -55,12 +55,19 @@ def reconstruct(
 
 
 def fit(modules: "list[nn.Linear]", streams: Streams, layer: "nn.Module", block: Block, seed: int) -> None:
-    """Adam on the parameters of `modules`, those of `block` in `layer`; its steps are in units of their own size."""
+    """Adam on the parameters of `modules`, those of `block` in `layer`.
+
+    Steps are in units of the weights' own size and shrink with the error that there is to mend: a block that is all but
+    right already would otherwise be made worse by the steps' own noise.
+    """
     import torch
 
+    with torch.no_grad():
+        error = float(_loss(streams, layer, block, list(range(len(streams.calls)))))
+    rate = RATE * min(1.0, 2 * error**0.5)
     parameters = [parameter.requires_grad_() for module in modules for parameter in module.parameters()]
     optimiser = torch.optim.Adam([
-        {"params": list(module.parameters()), "lr": RATE * float(module.weight.detach().square().mean().sqrt())}
+        {"params": list(module.parameters()), "lr": rate * float(module.weight.detach().square().mean().sqrt())}
         for module in modules
     ])
     batches = len(streams.calls)
