@@ -13,7 +13,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from steady import answer, cli, files_in, refused
 
-from prune2deploy.pruning import calibrate
+from prune2deploy.pruning import moments
 
 pytest_plugins = ("made",)
 
@@ -58,7 +58,7 @@ def test_disk_that_fills_up_under_the_weights(kind, work, monkeypatch):
 
 @pytest.mark.parametrize("kind", FULL)
 def test_disk_that_fills_up_under_the_statistics(kind, work, monkeypatch):
-    [statistics] = (work / ".prune2deploy" / "prune").rglob("fisher.safetensors")
+    [statistics] = (work / ".prune2deploy" / "prune").rglob("moments.safetensors")
     statistics.unlink()
     before = contents(work)
     monkeypatch.setattr(safetensors.numpy, "save_file", filling(FULL[kind]))
@@ -118,10 +118,10 @@ def test_memory_that_runs_out(work, monkeypatch):
     def too_much(*args):
         raise MemoryError
 
-    [statistics] = (work / ".prune2deploy" / "prune").rglob("fisher.safetensors")
+    [statistics] = (work / ".prune2deploy" / "prune").rglob("moments.safetensors")
     statistics.unlink()
     before = contents(work)
-    monkeypatch.setattr(calibrate, "mask_gradients", too_much)
+    monkeypatch.setattr(moments, "passes", too_much)
     refused(cli(*PRUNE), "out of memory", "calibration.samples")
     assert contents(work) == before
 

@@ -14,7 +14,7 @@ from steady import BLOCKS, CANDIDATE, answer, cli, files_in, refused
 
 from prune2deploy import closed_loop
 from prune2deploy.models.checkpoint import PLAN_FILE
-from prune2deploy.pruning import calibrate
+from prune2deploy.pruning import moments
 from prune2deploy.pruning import stage as pruning
 
 pytest_plugins = ("made",)
@@ -56,7 +56,7 @@ def unprofiled(work):
 @pytest.fixture
 def statistics(work):
     """The file of Fisher statistics, as an earlier run left it."""
-    [path] = (work / ".prune2deploy" / "prune").rglob("fisher.safetensors")
+    [path] = (work / ".prune2deploy" / "prune").rglob("moments.safetensors")
     return path
 
 
@@ -148,7 +148,7 @@ def test_profile_stopped_after_its_graphs_does_not_export_them_again(unprofiled,
 
 def test_statistics_are_taken_once(work, statistics, clock, monkeypatch):
     statistics.unlink()
-    passes = counted(monkeypatch, calibrate, "mask_gradients")
+    passes = counted(monkeypatch, moments, "passes")
     stopped(monkeypatch, pruning, "fit_to_engine", "prune", "--speedup", 1.5)
     assert len(passes) == 1
     assert statistics.is_file()
@@ -162,14 +162,13 @@ def test_statistics_stopped_half_way_are_taken_again(work, statistics, monkeypat
     expected = load_file(statistics)
     statistics.unlink()
 
-    def half_way(calibration, batches, total):
-        batches = iter(batches)
-        yield from real(calibration, [next(batches)], total)
+    def half_way(calibration):
+        yield next(real(calibration))
         raise KeyboardInterrupt
 
-    real = calibrate.mask_gradients
+    real = moments.passes
     with monkeypatch.context() as until:
-        until.setattr(calibrate, "mask_gradients", half_way)
+        until.setattr(moments, "passes", half_way)
         refused(cli(*HALF), "stopped", code=130)
     assert list(statistics.parent.iterdir()) == []
     answer(cli(*HALF, "--json"))
@@ -181,20 +180,20 @@ def test_statistics_stopped_half_way_are_taken_again(work, statistics, monkeypat
 def test_damaged_statistics_are_taken_again(work, statistics, monkeypatch):
     wanted = answer(cli(*HALF, "--json"))["plan"]
     shutil.rmtree(work / "half")
-    passes = counted(monkeypatch, calibrate, "mask_gradients")
+    passes = counted(monkeypatch, moments, "passes")
     statistics.write_bytes(statistics.read_bytes()[:-50])
     assert answer(cli(*HALF, "--json"))["plan"] == wanted
     assert len(passes) == 1
 
 
 def test_other_calibration_samples_need_other_statistics(work, statistics, monkeypatch):
-    passes = counted(monkeypatch, calibrate, "mask_gradients")
+    passes = counted(monkeypatch, moments, "passes")
     text = (work / "prune2deploy.toml").read_text(encoding="utf-8")
     assert "seed = 0" in text
     (work / "prune2deploy.toml").write_text(text.replace("seed = 0", "seed = 1"), encoding="utf-8")
     answer(cli(*HALF, "--json"))
     assert len(passes) == 1
-    assert len(list((work / ".prune2deploy" / "prune").rglob("fisher.safetensors"))) == 2
+    assert len(list((work / ".prune2deploy" / "prune").rglob("moments.safetensors"))) == 2
 
 
 # a real kill

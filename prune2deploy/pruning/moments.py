@@ -68,7 +68,7 @@ def _measure(calibration: Calibration) -> Moments:
     sums = {block: _Sums(calibration, block) for block in blocks}
     weights: dict[int, np.ndarray] = {}
     with calibration.progress.track("calibrating", -(-len(samples) // BATCH)) as advance:
-        for indices, inputs, gradients, valid in _passes(calibration):
+        for indices, inputs, gradients, valid in passes(calibration):
             norms = np.stack([gradients[block].norm(dim=-1).numpy() for block in blocks], axis=1)
             for row, index in enumerate(indices):
                 weights[index] = norms[row][:, valid[row].numpy()]
@@ -104,7 +104,7 @@ class _Sums:
         return BlockMoments(mean, self.xx / self.tokens - np.outer(mean, mean), self.gg / samples)
 
 
-def _passes(calibration: Calibration) -> "Iterator[tuple[list[int], ByBlock, ByBlock, torch.Tensor]]":
+def passes(calibration: Calibration) -> "Iterator[tuple[list[int], ByBlock, ByBlock, torch.Tensor]]":
     """(indices, inputs, gradients at outputs, valid [batch, tokens]) of every batch."""
     import torch
 
