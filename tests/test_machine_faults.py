@@ -130,7 +130,7 @@ def test_fault_of_ours_is_not_dressed_up(work, monkeypatch):
     def broken(*args):
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr("prune2deploy.pruning.stage.load_dense", broken)
+    monkeypatch.setattr("prune2deploy.pruning.workbench.load_dense", broken)
     result = cli(*PRUNE)
     assert isinstance(result.exception, ZeroDivisionError)
     assert "error: " not in result.stderr
@@ -168,7 +168,7 @@ def test_every_command_stops_in_one_line(name, work, monkeypatch):
 @pytest.mark.parametrize(
     ("command", "function"),
     [
-        (FAST, "prune2deploy.pruning.stage.save_pruned"),
+        (FAST, "prune2deploy.pruning.workbench.save_pruned"),
         (("export", "--pruned", "pruned"), "prune2deploy.exporting.stage.assess"),
         (("export", "--pruned", "pruned"), "prune2deploy.exporting.stage.files_of"),
         (("profile",), "prune2deploy.profiling.stage.refuse_noisy"),

@@ -1,0 +1,87 @@
+"""What every stage of pruning leaves of the model, measured on the same samples."""
+
+import copy
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prune2deploy.errors import CheckFailedError
+from prune2deploy.models.checkpoint import StageResult
+from prune2deploy.progress import Progress
+from prune2deploy.pruning.method import State
+from prune2deploy.pruning.streams import Reconstruction
+from prune2deploy.tasks.base import Samples, Task
+from prune2deploy.tasks.predict import outputs_of, score_of, score_outputs, torch_run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Stages:
+    """Measures what every stage leaves of the model, on the same samples."""
+
+    def __init__(
+        self, dense: "PreTrainedModel", task: Task, held_out: Samples, evaluation: Samples, progress: Progress
+    ):
+        self.task, self.evaluation, self.held_out, self.progress = task, evaluation, held_out, progress
+        self.outputs = outputs_of(torch_run(dense), evaluation)
+        self.held_out_outputs = outputs_of(torch_run(dense), held_out)
+        self.reconstruction = Reconstruction(dense, held_out)
+        self.results: list[StageResult] = []
+        self.best = float("inf")
+
+    def afresh(self) -> "Stages":
+        """For another plan of the same dense model."""
+        other = copy.copy(self)
+        other.results, other.best = [], float("inf")
+        return other
+
+    def dense(self, seconds: float) -> StageResult:
+        """The dense model's own score; `seconds`: what calibration took."""
+        score = score_outputs(self.outputs, self.task, self.evaluation, self.outputs)
+        return StageResult(
+            stage="dense", score=score.value, standard_error=score.standard_error, metric=score.metric, n=score.n,
+            reconstruction_error=0.0, divergence=0.0, seconds=round(seconds, 2), notes=["seconds: calibration"],
+        )  # fmt: skip
+
+    def add(self, stage: str, state: State, seconds: float) -> bool:
+        """Score `state` after `stage`, which took `seconds`; whether it is the nearest to the dense model so far.
+
+        What decides is held out from statistics and from evaluation; the evaluation score is reported, never used.
+        """
+        run = torch_run(state.model)
+        with self.progress.track(f"scoring after {stage}", 1) as advance:
+            score = score_of(run, self.task, self.evaluation, self.outputs)
+            divergence = self.task.divergence(outputs_of(run, self.held_out), self.held_out_outputs)
+            error = self.reconstruction.error(state.model)
+            advance()
+        if not np.isfinite(divergence):
+            raise CheckFailedError(f"{stage} broke the model: its outputs are not finite")
+        kept = divergence <= self.best
+        notes = list(state.notes)
+        if kept:
+            self.best = divergence
+        else:
+            notes.append(f"not kept: on held-out samples the divergence rose from {self.best:.4f} to {divergence:.4f}")
+        self.results.append(StageResult(
+            stage=stage, score=score.value, standard_error=score.standard_error, metric=score.metric, n=score.n,
+            reconstruction_error=error, divergence=divergence, kept=kept, seconds=round(seconds, 2), notes=notes,
+        ))  # fmt: skip
+        self.progress.note(f"after {stage}: {score}, reconstruction error {error:.3f}, divergence {divergence:.4f}")
+        for note in notes:
+            self.progress.note(f"{stage}: {note}")
+        return kept
+
+
+class Stopwatch:
+    """Seconds since the last lap."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
+    def lap(self) -> float:
+        """Seconds since the last call."""
+        now = time.monotonic()
+        seconds, self.last = now - self.last, now
+        return seconds

@@ -1,0 +1,230 @@
+"""What pruning to any budget shares: the model, the data, the method with its statistics, the table and the engines."""
+
+import copy
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prune2deploy.budget import Budget
+from prune2deploy.config import Project
+from prune2deploy.errors import CheckFailedError, InputError
+from prune2deploy.files import sha256_of, staged_directory
+from prune2deploy.models.checkpoint import (
+    FitRound,
+    Provenance,
+    PrunedRecord,
+    StageResult,
+    digest_of_model,
+    load_dense,
+    read_pruned_record,
+    resolve_model,
+    save_pruned,
+)
+from prune2deploy.models.onnx_model import dense_onnx
+from prune2deploy.models.registry import family_of
+from prune2deploy.profiling.table import LatencyTable, check_matches, read_table, table_path
+from prune2deploy.progress import Progress
+from prune2deploy.provenance import versions
+from prune2deploy.pruning.calibrate import Calibration
+from prune2deploy.pruning.costs import Costs, FlopCosts, LatencyCosts
+from prune2deploy.pruning.fit import AIM, ROUNDS, Candidate, EngineBench, fit_to_engine, floor_of, refuse_silly
+from prune2deploy.pruning.judge import Stages, Stopwatch
+from prune2deploy.pruning.method import Method, State
+from prune2deploy.pruning.registry import DEFAULT_METHOD, method_named
+from prune2deploy.pruning.streams import lengths_of
+from prune2deploy.runtimes.registry import runtime_for
+from prune2deploy.tasks.base import Samples, Task
+from prune2deploy.tasks.predict import outputs_of, torch_run
+from prune2deploy.tasks.registry import task_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+EQUAL = 1e-5  # masked against shrunk logits, relative to the largest logit
+HELD_OUT = 256  # calibration samples that no statistics are taken from
+AWAY_MARGIN = 0.03  # of the budget, kept free where the target device is not here to measure on
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What pruning to one budget gives. `state`: masked; `rounds`: every candidate that was measured."""
+
+    budget: Budget
+    state: State
+    candidate: Candidate
+    rounds: list[Candidate]
+    results: list[StageResult]
+
+
+class Workbench:
+    """Prunes one project's model, with one method and one pass of statistics, to as many budgets as wanted."""
+
+    def __init__(
+        self, project: Project, method: str = DEFAULT_METHOD, table: Path | None = None, progress: Progress | None = None
+    ):
+        """`table`: one from another machine; nothing is measured here then. Raises InputError."""
+        self.project, self.progress, self.given_table = project, progress or Progress(), table
+        self.chosen = method_named(method)
+        self.directory = resolve_model(project.model, project.root)
+        self.model = load_dense(self.directory)
+        self.task = task_of(project, self.directory, self.model.config)
+        self.samples, self.held_out = calibration_samples(self.task, project)
+        self.evaluation = self.task.evaluation()
+        self.source, self.digest = digest_of_model(self.directory), self.samples.digest()
+        key = hashlib.sha256(f"{self.source}{self.digest}{project.calibration.seed}".encode()).hexdigest()[:16]
+        self.state = project.state / "prune" / key
+        self.state.mkdir(parents=True, exist_ok=True)
+        self.calibration_seconds = 0.0
+
+    @cached_property
+    def table(self) -> tuple[LatencyTable, Path]:
+        """The latency table and its file; raises InputError where there is none that fits."""
+        return find_table(self.project, self.model, self.given_table)
+
+    @cached_property
+    def method(self) -> Method:
+        """The method, with its statistics taken."""
+        watch = Stopwatch()
+        calibration = Calibration(
+            self.model, self.task, self.samples, self.project.calibration.seed, self.progress, self.state
+        )
+        method = self.chosen(calibration)
+        self.calibration_seconds = watch.lap()
+        return method
+
+    @cached_property
+    def bench(self) -> EngineBench:
+        """Where candidates are measured against the dense engine."""
+        dense = dense_onnx(self.model, self.task, self.project.state / "dense", self.source)
+        runtime = runtime_for(self.project.target)
+        return EngineBench(self.model, self.task, self.project, runtime, dense, self.state, self.progress)
+
+    @cached_property
+    def stages(self) -> Stages:
+        """The judge of all stages, with the dense model's outputs."""
+        return Stages(self.model, self.task, self.held_out, self.evaluation, self.progress)
+
+    def prune_to(self, budget: Budget, aim: float = AIM) -> Pruned:
+        """Search, and recover what the search left; `aim`: share of the budget that measured candidates should use.
+
+        Raises InputError and UnreachableBudgetError before statistics are taken where the table says so, and
+        CheckFailedError where no measured candidate keeps to the budget.
+        """
+        if budget.kind != "flops":
+            refuse_silly(self.table[0], budget)
+        method = self.method
+        watch = Stopwatch()
+        costs, candidate, rounds = self._search(budget, aim)
+        stages = self.stages.afresh()
+        stages.dense(self.calibration_seconds)
+        pruned = State(candidate.plan, method.masked(candidate.plan))
+        stages.add("search", pruned, watch.lap())
+        target = budget.value if budget.kind == "flops" else candidate.predicted_ms
+        for name, step in method.steps(costs, max(target, costs.fixed)):
+            watch.lap()
+            improved = step(copy.deepcopy(pruned))
+            if stages.add(name, improved, watch.lap()):
+                pruned = State(improved.plan, improved.model)
+        return Pruned(budget, pruned, candidate, rounds, stages.results)
+
+    def _search(self, budget: Budget, aim: float) -> tuple[Costs, Candidate, list[Candidate]]:
+        method = self.method
+        if budget.kind == "flops":
+            flops = FlopCosts(method.signature, float(lengths_of(self.model, self.samples).mean()))
+            return flops, Candidate(method.search(flops, budget.value), 0, 0, 0, 0), []
+        table = self.table[0]
+        costs = LatencyCosts(table)
+        if self.given_table is not None:
+            return costs, *away_from_target(method, costs, table, budget)
+        fitted = fit_to_engine(
+            lambda ms: method.search(costs, ms), self.bench.measure, table, budget, self.progress, aim
+        )
+        return costs, *fitted
+
+    def save(self, pruned: Pruned, out: Path) -> PrunedRecord:
+        """Shrink, check that it is the same, and write the model directory `out`."""
+        shrunk, difference = shrunk_equal(pruned.state, self.evaluation)
+        measured = pruned.budget.kind != "flops"
+        path = self.table[1] if measured else None
+        provenance = Provenance(
+            source=self.project.model, source_sha256=self.source, task=self.task.name, method=self.chosen.name,
+            budget=pruned.budget, predicted_ms=pruned.candidate.predicted_ms if measured else None,
+            table=path.name if path else None, table_sha256=sha256_of(path) if path else None,
+            device=self.table[0].device.name if measured else None,
+            fitted=[
+                FitRound(predicted_ms=r.predicted_ms, measured_ms=r.measured_ms, dense_ms=r.dense_ms) for r in pruned.rounds
+            ],
+            data=self.project.data.path, calibration_sha256=self.digest, calibration_samples=len(self.samples),
+            labels=self.method.labels, seed=self.project.calibration.seed, threads=_torch_threads(), versions=versions(),
+            equality_error=difference, stages=pruned.results,
+        )  # fmt: skip
+        with staged_directory(out) as partial:
+            save_pruned(shrunk, pruned.state.plan, provenance, self.directory, partial)
+        return read_pruned_record(out)
+
+
+def calibration_samples(task: Task, project: Project) -> tuple[Samples, Samples]:
+    """(samples for statistics, samples held out from them to judge each stage on)."""
+    wanted = project.calibration.samples
+    samples = task.calibration(wanted + HELD_OUT, project.calibration.seed)
+    count = min(HELD_OUT, len(samples) // 8)
+    if count == 0:
+        raise InputError(f"data {project.data.path!r}: {len(samples)} samples are too few to calibrate on; give 8 or more")
+    order = np.random.default_rng(project.calibration.seed).permutation(len(samples))
+    held_out, rest = sorted(order[:count].tolist()), sorted(order[count:].tolist())
+    return samples.select(rest[:wanted]), samples.select(held_out)
+
+
+def find_table(project: Project, model: "PreTrainedModel", given: Path | None) -> tuple[LatencyTable, Path]:
+    """The latency table `given`, or else this device's; raises InputError where it does not fit the project."""
+    signature = family_of(model.config).signature(model.config)
+    if given is not None:
+        table = read_table(given)
+        return check_matches(table, given, signature, project.workload, project.target, None, None), given
+    runtime = runtime_for(project.target)
+    device, described = runtime.device(), runtime.describe()
+    path = table_path(project.profiles, device, signature, described, project.target.precision)
+    table = read_table(path)
+    return check_matches(table, path, signature, project.workload, project.target, device, described), path
+
+
+def away_from_target(
+    method: Method, costs: Costs, table: LatencyTable, budget: Budget
+) -> tuple[Candidate, list[Candidate]]:
+    """The plan that the table alone says is a margin below the budget."""
+    limit = refuse_silly(table, budget)
+    target = goal = max((1 - AWAY_MARGIN) * limit, floor_of(table))
+    for _ in range(ROUNDS):
+        plan = method.search(costs, target)
+        predicted = costs.total(plan.widths(method.calibration.blocks))
+        if predicted <= goal * (1 + 1e-9):
+            return Candidate(plan, predicted, 0.0, 0.0, predicted / limit), []
+        target = max(target - (predicted - goal), floor_of(table))  # the method's own idea of costs is not the table's
+    raise CheckFailedError(
+        f"{method.name} found no plan within the budget: its last one takes {predicted:.3g} ms by the table, "
+        f"and {goal:.3g} ms are allowed"
+    )
+
+
+def shrunk_equal(state: State, samples: Samples) -> tuple["PreTrainedModel", float]:
+    """The shrunk model, and how far its logits are from the masked one's; raises CheckFailedError beyond rounding."""
+    from prune2deploy.models.surgery import shrink_
+
+    shrunk = copy.deepcopy(state.model)
+    shrink_(shrunk, state.plan)
+    some = samples.select(list(range(min(32, len(samples)))))
+    masked, small = outputs_of(torch_run(state.model), some), outputs_of(torch_run(shrunk), some)
+    difference = float(np.abs(masked - small).max())
+    if not difference <= EQUAL * max(1.0, float(np.abs(masked).max())):
+        raise CheckFailedError(f"shrinking changed the model: logits differ by {difference:.2g} from the masked model's")
+    return shrunk, difference
+
+
+def _torch_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
