@@ -22,8 +22,8 @@ import numpy as np
 
 from prune2deploy.budget import Budget
 from prune2deploy.config import Project, load_project
-from prune2deploy.errors import Prune2DeployError
 from prune2deploy.console import RichProgress
+from prune2deploy.errors import Prune2DeployError
 from prune2deploy.pruning.workbench import Pruned, Workbench
 
 METHODS = ("magnitude", "kwon", "ziplm", "k-prune", "optin", "ours")

@@ -120,7 +120,7 @@ class Workbench:
         watch = Stopwatch()
         costs, candidate, rounds = self._search(budget, aim)
         stages = self.stages.afresh()
-        stages.dense(self.calibration_seconds)
+        dense = stages.dense(self.calibration_seconds)
         pruned = State(candidate.plan, method.masked(candidate.plan))
         stages.add("search", pruned, watch.lap())
         target = budget.value if budget.kind == "flops" else candidate.predicted_ms
@@ -129,7 +129,7 @@ class Workbench:
             improved = step(copy.deepcopy(pruned))
             if stages.add(name, improved, watch.lap()):
                 pruned = State(improved.plan, improved.model)
-        return Pruned(budget, pruned, candidate, rounds, stages.results)
+        return Pruned(budget, pruned, candidate, rounds, [dense, *stages.results])
 
     def _search(self, budget: Budget, aim: float) -> tuple[Costs, Candidate, list[Candidate]]:
         method = self.method

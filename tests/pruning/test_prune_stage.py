@@ -13,12 +13,12 @@ from prune2deploy.models.surgery import mask_
 from prune2deploy.progress import Progress
 from prune2deploy.pruning.costs import FlopCosts
 from prune2deploy.pruning.fisher import FisherMethod
+from prune2deploy.pruning.judge import Stages
 from prune2deploy.pruning.method import Method, State
 from prune2deploy.pruning.registry import METHODS
-from prune2deploy.pruning.judge import Stages
 from prune2deploy.pruning.stage import prune
-from prune2deploy.pruning.workbench import calibration_samples, shrunk_equal
 from prune2deploy.pruning.streams import lengths_of
+from prune2deploy.pruning.workbench import calibration_samples, shrunk_equal
 from prune2deploy.tasks.predict import outputs_of, torch_run
 
 HALF = Budget(kind="flops", value=0.5)
