@@ -15,7 +15,7 @@ from steady import BLOCKS, CANDIDATE, answer, cli, files_in, refused
 from prune2deploy import closed_loop
 from prune2deploy.models.checkpoint import PLAN_FILE
 from prune2deploy.pruning import moments
-from prune2deploy.pruning import stage as pruning
+from prune2deploy.pruning import workbench as pruning
 
 pytest_plugins = ("made",)
 
@@ -200,7 +200,7 @@ def test_other_calibration_samples_need_other_statistics(work, statistics, monke
 
 KILLED = """
 import os, signal
-from prune2deploy.pruning import stage
+from prune2deploy.pruning import workbench as stage
 
 def dies(*args, real=stage.save_pruned):
     real(*args)
