@@ -6,11 +6,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prune2deploy.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -63,6 +66,28 @@ def write_text(path: Path, text: str) -> None:
 def write_record(path: Path, record: BaseModel) -> None:
     """Write `record` as JSON that a person can read and diff."""
     write_text(path, pretty_json(record.model_dump(mode="json", exclude_none=True)) + "\n")
+
+
+def write_arrays(path: Path, arrays: "dict[str, np.ndarray]") -> None:
+    """Write `arrays` as safetensors in one step."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    # safetensors writes memory as it lies, whatever the strides say
+    straight = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with replacing(path) as partial:
+        save_file(straight, partial)
+
+
+def read_arrays(path: Path) -> "dict[str, np.ndarray]":
+    """The arrays of the safetensors file at `path`; raises InputError where it is damaged or missing."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: damaged: {error}") from None
 
 
 def pretty_json(value: object, indent: int = 0) -> str:

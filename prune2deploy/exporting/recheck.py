@@ -1,7 +1,7 @@
 """The validate stage: is a package still what it was when it was made, and does it keep its promises on this machine?"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from prune2deploy.runtimes.workload import DENSE, time_workload
 from prune2deploy.tasks.registry import task_of
 from prune2deploy.validation.assess import PRUNED, ROUNDS, budget_checks, onnx_check
 from prune2deploy.validation.record import Check
-
-if TYPE_CHECKING:
-    pass
 
 
 class Validation(Record):

@@ -8,6 +8,7 @@ import numpy as np
 from prune2deploy.config import WorkloadPoint
 from prune2deploy.errors import InputError
 from prune2deploy.exporting.manifest import REFERENCE_FILE
+from prune2deploy.files import read_arrays, write_arrays
 from prune2deploy.runtimes.base import Arrays
 from prune2deploy.tasks.base import Samples
 from prune2deploy.tasks.predict import Run
@@ -33,31 +34,22 @@ class References:
 
 def write_references(package: Path, samples: Samples, run: Run, workload: list[tuple[WorkloadPoint, Arrays]]) -> None:
     """Write the references of `package`: a few `samples` with what `run` makes of them, and the `workload`."""
-    from safetensors.numpy import save_file
-
     inputs = samples.batch(list(range(min(REFERENCES, len(samples))))).inputs
     arrays = {f"input.{name}": array for name, array in inputs.items()}
     for index, (_, rows) in enumerate(workload):
         arrays |= {f"workload.{index}.{name}": array[:REFERENCES] for name, array in rows.items()}
     arrays["output"] = run(inputs)
-    # safetensors writes memory as it lies, whatever the strides say
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, package / REFERENCE_FILE)
+    write_arrays(package / REFERENCE_FILE, arrays)
 
 
 def read_references(package: Path, points: int) -> References:
     """What `write_references` wrote for a workload of so many points; raises InputError where it is damaged."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        arrays = load_file(package / REFERENCE_FILE)
-        outputs = arrays.pop("output")
-    except (SafetensorError, KeyError, OSError) as error:
-        raise InputError(f"{package / REFERENCE_FILE}: damaged: {error}") from None
+    arrays = read_arrays(package / REFERENCE_FILE)
     groups = {prefix: _group(arrays, prefix) for prefix in ("input.", *(f"workload.{i}." for i in range(points)))}
-    if missing := next((prefix for prefix, group in groups.items() if not group), None):
-        raise InputError(f"{package / REFERENCE_FILE}: damaged: it holds no {missing}*")
-    return References(groups.pop("input."), outputs, list(groups.values()))
+    missing = [f"{prefix}*" for prefix, group in groups.items() if not group]
+    if "output" not in arrays or missing:
+        raise InputError(f"{package / REFERENCE_FILE}: damaged: it holds no {', '.join(missing) or 'output'}")
+    return References(groups.pop("input."), arrays["output"], list(groups.values()))
 
 
 def _group(arrays: Arrays, prefix: str) -> Arrays:

@@ -23,10 +23,14 @@ def columns_of(units: Iterable[int], unit_size: int) -> torch.Tensor:
 def mask_(model: "PreTrainedModel", plan: Plan) -> None:
     """Zero, in place, the output projection's columns of every unit that `plan` drops."""
     for block in blocks_of(model):
-        dropped = sorted(set(range(block.units)) - set(plan.units(block)))
-        projection = output_projection(model, block)
-        with torch.no_grad():
-            projection.weight[:, columns_of(dropped, block.unit_size)] = 0.0
+        mask_block_(output_projection(model, block), block, plan.units(block))
+
+
+def mask_block_(projection: nn.Linear, block: Block, kept: Iterable[int]) -> None:
+    """Zero, in place, the columns of `projection`, that of `block`, of every unit that is not `kept`."""
+    dropped = sorted(set(range(block.units)) - set(kept))
+    with torch.no_grad():
+        projection.weight[:, columns_of(dropped, block.unit_size)] = 0.0
 
 
 def silence_(model: "PreTrainedModel", plan: Plan) -> None:
@@ -42,23 +46,21 @@ def shrink_(model: "PreTrainedModel", plan: Plan) -> None:
     """Remove, in place, every unit that `plan` drops; outputs equal those of the masked model."""
     family = family_of(model.config)
     plan.check_fits(family.signature(model.config))
-    for layer in range(len(family.layers(model))):
-        shrink_layer_(family, family.layers(model)[layer], [b for b in blocks_of(model) if b.layer == layer], plan)
+    for block in blocks_of(model):
+        shrink_block_(family, family.layers(model)[block.layer], block, plan.units(block))
 
 
-def shrink_layer_(family: Family, layer: nn.Module, blocks: Iterable[Block], plan: Plan) -> None:
-    """As `shrink_`, for one layer and its `blocks`."""
-    for block in blocks:
-        branch = family.branches[block.kind]
-        kept = plan.units(block)
-        if not kept:
-            family.vanish(layer, block.kind)
-            continue
-        for path in branch.producers:
-            rows = rows_of(_linear(layer, path), block, kept)
-            layer.set_submodule(path, _slim(_linear(layer, path), rows=rows))
-        columns = columns_of(kept, block.unit_size)
-        layer.set_submodule(branch.consumer, _slim(_linear(layer, branch.consumer), columns=columns))
+def shrink_block_(family: Family, layer: nn.Module, block: Block, kept: list[int]) -> None:
+    """Remove, in place, every unit of `block`, which is in `layer`, that is not `kept`."""
+    if not kept:
+        family.vanish(layer, block.kind)
+        return
+    branch = family.branches[block.kind]
+    for path in branch.producers:
+        rows = rows_of(_linear(layer, path), block, kept)
+        layer.set_submodule(path, _slim(_linear(layer, path), rows=rows))
+    columns = columns_of(kept, block.unit_size)
+    layer.set_submodule(branch.consumer, _slim(_linear(layer, branch.consumer), columns=columns))
 
 
 def write_back_(family: Family, small: nn.Module, layer: nn.Module, block: Block, kept: list[int]) -> None:

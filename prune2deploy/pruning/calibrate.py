@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prune2deploy.errors import InputError
-from prune2deploy.files import replacing
+from prune2deploy.files import read_arrays, write_arrays
 from prune2deploy.models.family import Block
 from prune2deploy.models.registry import blocks_of, output_projection
 from prune2deploy.progress import Progress
@@ -114,22 +114,16 @@ def fisher_information(calibration: Calibration) -> Fisher:
 
 
 def _write(fisher: Fisher, path: Path) -> None:
-    from safetensors.numpy import save_file
-
     arrays = {f"diagonal.{block.key}": array for block, array in fisher.diagonal.items()}
     arrays |= {f"matrix.{block.key}": array for block, array in fisher.matrix.items()}
-    with replacing(path) as partial:
-        save_file(arrays, partial)
+    write_arrays(path, arrays)
 
 
 def _read(path: Path, blocks: list[Block]) -> Fisher | None:
     """What `_write` wrote; None where the file is damaged, so that the pass is made again."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     try:
-        arrays = load_file(path)
+        arrays = read_arrays(path)
         return Fisher({b: arrays[f"diagonal.{b.key}"] for b in blocks}, {b: arrays[f"matrix.{b.key}"] for b in blocks})
-    except (SafetensorError, KeyError):
+    except (InputError, KeyError):
         path.unlink()
         return None

@@ -7,7 +7,7 @@ from prune2deploy.pruning.importance import fisher_importance
 from prune2deploy.pruning.method import Method, State, Step
 from prune2deploy.pruning.rearrange import rearrange
 from prune2deploy.pruning.refit import refit
-from prune2deploy.pruning.search import choose_widths
+from prune2deploy.pruning.search import plan_within
 from prune2deploy.pruning.tuning import tune_masks
 
 
@@ -23,8 +23,7 @@ class FisherMethod(Method):
 
     def search(self, costs: Costs, budget: float) -> Plan:
         """See Method."""
-        widths = choose_widths(self.importance, costs, budget)
-        return Plan.of(self.signature, {block: self.importance[block].kept(width) for block, width in widths.items()})
+        return plan_within(self.signature, self.importance, costs, budget)
 
     def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
         """See Method."""

@@ -58,10 +58,10 @@ def knowledge(
         with resumed(model, blocks[0].layer, given), _masked(model, masks) as inputs:
             logits = model(**entry.batch.tensors()).logits
         loss = task.distillation_losses(logits, entry.reference, TEMPERATURE).mean()
-        valid = torch.ones(given.shape[:2]) if entry.batch.valid is None else torch.from_numpy(entry.batch.valid)
+        valid = entry.batch.counted(given)
         for block, gradient in zip(blocks, torch.autograd.grad(loss, list(masks.values())), strict=True):
             predictive[block] += 0.5 * gradient.double().square().numpy()
-            squares[block] += inputs[block][valid.bool()].double().square().sum(0).numpy()
+            squares[block] += inputs[block][valid].double().square().sum(0).numpy()
         samples, tokens = samples + len(logits), tokens + int(valid.sum())
     scores = {}
     for block in blocks:

@@ -29,9 +29,8 @@ from prune2deploy.pruning.costs import Costs
 from prune2deploy.pruning.knowledge import Watched, knowledge
 from prune2deploy.pruning.kwon import LinearCost, fit_cost
 from prune2deploy.pruning.method import Method, State, Step
-from prune2deploy.pruning.streams import BATCH, BlockStatistics, Streams, lengths_of
+from prune2deploy.pruning.streams import BATCH, BlockStatistics, Streams, thinned
 from prune2deploy.pruning.tuning import walk
-from prune2deploy.tasks.base import Samples
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,7 +50,8 @@ class KPruneMethod(Method):
         import torch
 
         super().__init__(calibration)
-        self.samples = thinned(calibration.model, calibration.samples)
+        taken = thinned(calibration.model, calibration.samples, TOKENS)
+        self.samples = calibration.samples.select(taken)
         self.watched = []
         for _, batch in self.samples.batches(BATCH):
             with torch.no_grad():
@@ -68,9 +68,7 @@ class KPruneMethod(Method):
         kept: dict[Block, list[int]] = {}
         room = budget - costs.fixed
         with calibration.progress.track("pruning sublayer by sublayer", len(calibration.blocks)) as advance:
-            for index, block in enumerate(calibration.blocks):
-                if block.kind == KINDS[0]:
-                    streams.enter(block.layer)
+            for index, block in enumerate(streams.blocks()):
                 above = calibration.blocks[index:]
                 scores = knowledge(calibration.task, pruned, self.watched, streams.pruned_hidden, above)
                 scores = {other: score / prices[other.kind].unit for other, score in scores.items()}
@@ -116,13 +114,6 @@ class Price:
     def widths(self, counts: np.ndarray) -> np.ndarray:
         """`counts`, and with them what comes free."""
         return np.where(counts > 0, np.maximum(counts, self.free), 0)
-
-
-def thinned(model: "PreTrainedModel", samples: Samples) -> Samples:
-    """An even part of `samples` with about `TOKENS` tokens, or all of them."""
-    total = int(lengths_of(model, samples).sum())
-    count = max(1, min(len(samples), len(samples) * TOKENS // total))
-    return samples.select(np.linspace(0, len(samples) - 1, count).astype(int).tolist())
 
 
 def threshold_widths(scores: dict[Block, np.ndarray], prices: dict[Kind, Price], room: float) -> dict[Block, int]:

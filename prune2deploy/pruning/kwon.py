@@ -13,7 +13,7 @@ import numpy as np
 from scipy.sparse.linalg import lsmr
 
 from prune2deploy.errors import UnreachableBudgetError
-from prune2deploy.models.family import KINDS, Block, Kind
+from prune2deploy.models.family import KINDS, Block, Kind, ModelSignature
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import output_projection
 from prune2deploy.models.surgery import columns_of
@@ -48,10 +48,7 @@ class KwonMethod(Method):
 
     def search(self, costs: Costs, budget: float) -> Plan:
         """See Method."""
-        kept = global_search(self.scores, costs, budget)
-        if kept is None:
-            raise UnreachableBudgetError(budget, costs.fixed, costs.unit)
-        return Plan.of(self.signature, kept)
+        return global_plan(self.signature, self.scores, costs, budget)
 
     def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
         """See Method; the teacher is pruned to the square root of the share that the budget is of the dense model."""
@@ -79,10 +76,8 @@ class KwonMethod(Method):
         blocks = calibration.blocks
         last, notes = max(block.layer for block in blocks), []
         with calibration.progress.track("tuning masks", len(blocks)) as advance:
-            for block in blocks:
+            for block in streams.blocks():
                 advance()
-                if block.kind == KINDS[0]:
-                    streams.enter(block.layer)
                 kept = state.plan.units(block)
                 if not kept or (block.layer, block.kind) == (0, "attention"):
                     continue
@@ -130,6 +125,14 @@ def fit_cost(costs: Costs, kind: Kind) -> LinearCost:
         if error < best:
             best, fitted = error, LinearCost(float(solution[0]), int(threshold), float(solution[1]))
     return fitted
+
+
+def global_plan(signature: ModelSignature, scores: dict[Block, np.ndarray], costs: Costs, budget: float) -> Plan:
+    """The plan that `global_search` finds; raises UnreachableBudgetError where nothing fits."""
+    kept = global_search(scores, costs, budget)
+    if kept is None:
+        raise UnreachableBudgetError(budget, costs.fixed, costs.unit)
+    return Plan.of(signature, kept)
 
 
 def global_search(scores: dict[Block, np.ndarray], costs: Costs, budget: float) -> dict[Block, list[int]] | None:

@@ -17,7 +17,7 @@ from prune2deploy.pruning.calibrate import Calibration
 from prune2deploy.pruning.costs import Costs
 from prune2deploy.pruning.importance import by_score
 from prune2deploy.pruning.method import Method, Step
-from prune2deploy.pruning.search import choose_widths
+from prune2deploy.pruning.search import plan_within
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,8 +35,7 @@ class MagnitudeMethod(Method):
 
     def search(self, costs: Costs, budget: float) -> Plan:
         """See Method."""
-        widths = choose_widths(self.importance, costs, budget)
-        return Plan.of(self.signature, {block: self.importance[block].kept(width) for block, width in widths.items()})
+        return plan_within(self.signature, self.importance, costs, budget)
 
     def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
         """See Method."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prune2deploy.errors import InputError
-from prune2deploy.files import replacing
+from prune2deploy.files import read_arrays, write_arrays
 from prune2deploy.models.family import Block
 from prune2deploy.models.registry import output_projection
 from prune2deploy.pruning.calibrate import BATCH, Calibration
@@ -117,9 +117,7 @@ def passes(calibration: Calibration) -> "Iterator[tuple[list[int], ByBlock, ByBl
                 raise InputError(f"data {task.data.path!r}: the dense model's outputs are not finite on some samples")
             probe = task.fisher_probe(logits.detach(), generator)
             gradients = torch.autograd.grad((probe * logits).sum(), list(outputs.values()))
-            full = torch.ones(gradients[0].shape[:2], dtype=torch.bool)
-            valid = full if batch.valid is None else torch.from_numpy(batch.valid)
-            yield indices, inputs, dict(zip(outputs, gradients, strict=True)), valid
+            yield indices, inputs, dict(zip(outputs, gradients, strict=True)), batch.counted(gradients[0])
 
 
 @contextmanager
@@ -146,34 +144,27 @@ def _watched(calibration: Calibration) -> "Iterator[tuple[ByBlock, ByBlock]]":
 
 
 def _write(moments: Moments, path: Path) -> None:
-    from safetensors.numpy import save_file
-
     arrays = {
         f"{name}.{block.key}": getattr(found, name)
         for block, found in moments.blocks.items()
         for name in ("mean", "covariance", "sensitivity")
     }
-    # safetensors writes memory as it lies, whatever the strides say
-    arrays["weights"] = np.ascontiguousarray(np.concatenate(moments.weights, axis=1))
+    arrays["weights"] = np.concatenate(moments.weights, axis=1)
     arrays["lengths"] = np.asarray([array.shape[1] for array in moments.weights])
-    with replacing(path) as partial:
-        save_file(arrays, partial)
+    write_arrays(path, arrays)
 
 
 def _read(path: Path, calibration: Calibration) -> Moments | None:
     """What `_write` wrote; None where the file is damaged, so that the pass is made again."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     try:
-        arrays = load_file(path)
+        arrays = read_arrays(path)
         blocks = {
             block: BlockMoments(*(arrays[f"{name}.{block.key}"] for name in ("mean", "covariance", "sensitivity")))
             for block in calibration.blocks
         }
         ends = np.cumsum(arrays["lengths"])[:-1]
         weights = [np.ascontiguousarray(part) for part in np.split(arrays["weights"], ends, axis=1)]
-    except (SafetensorError, KeyError):
+    except (InputError, KeyError):
         path.unlink()
         return None
     return Moments(blocks, weights)

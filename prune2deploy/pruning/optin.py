@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prune2deploy.errors import UnreachableBudgetError
 from prune2deploy.models.family import Block
 from prune2deploy.models.layer_call import resumed
 from prune2deploy.models.plan import Plan
@@ -28,7 +27,7 @@ from prune2deploy.models.registry import layers_of, output_projection
 from prune2deploy.models.surgery import columns_of
 from prune2deploy.pruning.calibrate import Calibration
 from prune2deploy.pruning.costs import Costs
-from prune2deploy.pruning.kwon import global_search
+from prune2deploy.pruning.kwon import global_plan
 from prune2deploy.pruning.method import Method, Step
 from prune2deploy.pruning.streams import lengths_of
 from prune2deploy.tasks.base import Samples
@@ -59,10 +58,7 @@ class OptinMethod(Method):
 
     def search(self, costs: Costs, budget: float) -> Plan:
         """See Method."""
-        kept = global_search(self.scores, costs, budget)
-        if kept is None:
-            raise UnreachableBudgetError(budget, costs.fixed, costs.unit)
-        return Plan.of(self.signature, kept)
+        return global_plan(self.signature, self.scores, costs, budget)
 
     def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
         """See Method."""

@@ -10,7 +10,7 @@ from prune2deploy.pruning.method import Method, State, Step
 from prune2deploy.pruning.moments import moments_of
 from prune2deploy.pruning.reconstruction import reconstruct
 from prune2deploy.pruning.removal import removal_curve
-from prune2deploy.pruning.search import choose_widths
+from prune2deploy.pruning.search import plan_within
 from prune2deploy.pruning.selection import select_and_refit
 
 
@@ -32,8 +32,7 @@ class OursMethod(Method):
 
     def search(self, costs: Costs, budget: float) -> Plan:
         """See Method."""
-        widths = choose_widths(self.importance, costs, budget)
-        return Plan.of(self.signature, {block: self.importance[block].kept(width) for block, width in widths.items()})
+        return plan_within(self.signature, self.importance, costs, budget)
 
     def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
         """See Method."""

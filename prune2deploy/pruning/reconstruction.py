@@ -8,10 +8,10 @@ through the model, and there is neither a label nor a task loss (as in post-trai
 import copy
 from typing import TYPE_CHECKING, cast
 
-from prune2deploy.models.family import KINDS, Block
+from prune2deploy.models.family import Block
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import blocks_of, family_of, layers_of
-from prune2deploy.models.surgery import shrink_layer_, write_back_
+from prune2deploy.models.surgery import shrink_block_, write_back_
 from prune2deploy.progress import Progress
 from prune2deploy.pruning.moments import Moments
 from prune2deploy.pruning.streams import Streams
@@ -40,18 +40,16 @@ def reconstruct(
     family = family_of(dense.config)
     streams = Streams(dense, pruned, samples, moments.weights)
     with progress.track("reconstructing blocks", len(blocks)) as advance:
-        for layer in sorted({block.layer for block in blocks}):
-            streams.enter(layer)
-            own = sorted((b for b in blocks if b.layer == layer), key=lambda b: KINDS.index(b.kind))
-            small = copy.deepcopy(layers_of(pruned)[layer])
-            shrink_layer_(family, small, own, plan)
-            for block in own:
-                if kept := plan.units(block):
-                    branch = family.branches[block.kind]
-                    modules = [small.get_submodule(path) for path in (*branch.producers, branch.consumer)]
-                    fit(cast("list[nn.Linear]", modules), streams, small, block, seed)
-                    write_back_(family, small, layers_of(pruned)[layer], block, kept)
-                advance()
+        for block in streams.blocks():
+            if kept := plan.units(block):
+                layer, branch = layers_of(pruned)[block.layer], family.branches[block.kind]
+                small = copy.deepcopy(layer)
+                for own in (other for other in blocks if other.layer == block.layer):
+                    shrink_block_(family, small, own, plan.units(own))
+                modules = [small.get_submodule(path) for path in (*branch.producers, branch.consumer)]
+                fit(cast("list[nn.Linear]", modules), streams, small, block, seed)
+                write_back_(family, small, layer, block, kept)
+            advance()
 
 
 def fit(modules: "list[nn.Linear]", streams: Streams, layer: "nn.Module", block: Block, seed: int) -> None:

@@ -18,6 +18,7 @@ from prune2deploy.pruning.tuning import walk, write_columns
 from prune2deploy.tasks.base import Samples
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -28,11 +29,15 @@ def refit(dense: "PreTrainedModel", pruned: "PreTrainedModel", plan: Plan, sampl
     """Re-fit, in place, the output projections of the masked model `pruned`, biases included."""
 
     def solve(block: Block, kept: list[int], statistics: BlockStatistics, projection: "nn.Linear") -> None:
-        columns = columns_of(kept, block.unit_size)
-        weight = projection.weight[:, columns].double().numpy()
-        write_columns(projection, columns, ridge(statistics, weight), statistics)
+        fit_columns(projection, columns_of(kept, block.unit_size), statistics)
 
     walk(dense, pruned, plan, samples, solve, progress, "re-fitting output projections")
+
+
+def fit_columns(projection: "nn.Linear", columns: "torch.Tensor", statistics: BlockStatistics) -> None:
+    """Re-fit, in place, these columns of `projection`, and its bias. `statistics`: of the same columns."""
+    weight = projection.weight[:, columns].double().numpy()
+    write_columns(projection, columns, ridge(statistics, weight), statistics)
 
 
 def ridge(statistics: BlockStatistics, weight: np.ndarray, strength: float = RIDGE) -> np.ndarray:

@@ -37,10 +37,9 @@ def removal_curve(
     """
     units = weight.shape[1] // unit_size
     per_step = per_step or (1 if unit_size > 1 else max(1, units // STEPS))
-    strength = DAMPING * float(np.trace(covariance)) / len(covariance)
-    if strength == 0:
+    if not covariance.any():
         return Importance(np.arange(units), np.zeros(units + 1))
-    inverse = np.linalg.inv(covariance + strength * np.eye(len(covariance)))
+    inverse = np.linalg.inv(damped(covariance))
     seen = _square_root(sensitivity) @ weight  # what of the weights the loss sees
     left = np.arange(units)
     gone: list[int] = []
@@ -59,6 +58,12 @@ def removal_curve(
             loss[len(left) - count] = loss[len(left)] + cost * count / len(going)
         left = left[stays]
     return Importance(np.asarray([*left, *gone[::-1]]), loss)
+
+
+def damped(covariance: np.ndarray) -> np.ndarray:
+    """`covariance` with `DAMPING` of its mean variance added to the diagonal."""
+    strength = DAMPING * float(np.trace(covariance)) / len(covariance)
+    return covariance + strength * np.eye(len(covariance))
 
 
 def _scores(seen: np.ndarray, inverse: np.ndarray, unit_size: int) -> np.ndarray:

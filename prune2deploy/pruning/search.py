@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from prune2deploy.errors import UnreachableBudgetError
-from prune2deploy.models.family import Block
+from prune2deploy.models.family import Block, ModelSignature
+from prune2deploy.models.plan import Plan
 from prune2deploy.pruning.costs import Costs
 from prune2deploy.pruning.importance import Importance
 
@@ -25,6 +26,14 @@ class Choices:
     widths: np.ndarray
     costs: np.ndarray
     losses: np.ndarray
+
+
+def plan_within(
+    signature: ModelSignature, importance: dict[Block, Importance], costs: Costs, budget: float
+) -> Plan:
+    """The plan that keeps the most important units at the widths of `choose_widths`."""
+    widths = choose_widths(importance, costs, budget)
+    return Plan.of(signature, {block: importance[block].kept(width) for block, width in widths.items()})
 
 
 def choose_widths(importance: dict[Block, Importance], costs: Costs, budget: float) -> dict[Block, int]:

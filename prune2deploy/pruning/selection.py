@@ -2,15 +2,14 @@
 
 from typing import TYPE_CHECKING
 
-from prune2deploy.models.family import KINDS, Block
-from prune2deploy.models.registry import blocks_of, output_projection
-from prune2deploy.models.surgery import columns_of
+from prune2deploy.models.family import Block
+from prune2deploy.models.registry import output_projection
+from prune2deploy.models.surgery import columns_of, mask_block_
 from prune2deploy.progress import Progress
 from prune2deploy.pruning.moments import Moments
-from prune2deploy.pruning.refit import ridge
+from prune2deploy.pruning.refit import fit_columns, ridge
 from prune2deploy.pruning.removal import removal_curve
 from prune2deploy.pruning.streams import BlockStatistics, Streams
-from prune2deploy.pruning.tuning import write_columns
 from prune2deploy.tasks.base import Samples
 
 if TYPE_CHECKING:
@@ -32,18 +31,17 @@ def select_and_refit(
     Returns:
         The kept units of each block.
     """
-    blocks = blocks_of(dense)
     streams = Streams(dense, pruned, samples, moments.weights)
     kept: dict[Block, list[int]] = {}
-    with progress.track("selecting and re-fitting", len(blocks)) as advance:
-        for layer in sorted({block.layer for block in blocks}):
-            streams.enter(layer)
-            for block in sorted((b for b in blocks if b.layer == layer), key=lambda b: KINDS.index(b.kind)):
-                statistics = streams.statistics(block, list(range(block.units)))
-                projection = output_projection(pruned, block)
-                kept[block] = _select(block, widths[block], statistics, projection, moments)
-                _write(projection, block, kept[block], statistics)
-                advance()
+    with progress.track("selecting and re-fitting", len(widths)) as advance:
+        for block in streams.blocks():
+            statistics = streams.statistics(block, list(range(block.units)))
+            projection = output_projection(pruned, block)
+            kept[block] = _select(block, widths[block], statistics, projection, moments)
+            mask_block_(projection, block, kept[block])
+            columns = columns_of(kept[block], block.unit_size)
+            fit_columns(projection, columns, statistics.of(columns.numpy()))
+            advance()
     return kept
 
 
@@ -55,14 +53,3 @@ def _select(
     best = ridge(statistics, projection.weight.double().numpy())
     covariance, _ = statistics.centred()
     return removal_curve(best, covariance, moments.blocks[block].sensitivity, block.unit_size, keep=width).kept(width)
-
-
-def _write(projection: "nn.Linear", block: Block, kept: list[int], statistics: BlockStatistics) -> None:
-    import torch
-
-    columns = columns_of(kept, block.unit_size)
-    statistics = statistics.of(columns.numpy())
-    weight = ridge(statistics, projection.weight[:, columns].double().numpy())
-    with torch.no_grad():
-        projection.weight.zero_()
-    write_columns(projection, columns, weight, statistics)

@@ -74,12 +74,11 @@ class Streams:
         self.valid: list[torch.Tensor] = []
         self.weights: list[torch.Tensor] = []  # per batch [blocks, valid tokens]
         self.rows = {block: row for row, block in enumerate(blocks_of(dense))}
-        taken = _within(dense, samples, tokens)
+        taken = thinned(dense, samples, tokens)
         for indices, batch in samples.select(taken).batches(BATCH):
             call = capture(dense, batch.tensors())
             self.calls.append(call)
-            full = torch.ones(call.hidden.shape[:2], dtype=torch.bool)
-            self.valid.append(full if batch.valid is None else torch.from_numpy(batch.valid))
+            self.valid.append(batch.counted(call.hidden))
             if weights is None:
                 self.weights.append(torch.ones(len(self.rows), int(self.valid[-1].sum())))
             else:
@@ -105,6 +104,13 @@ class Streams:
                     call.hidden = call.run(module, call.hidden)
                 for kind in KINDS:
                     self.targets[kind].append(seen[kind, "entry"] + seen[kind, "output"])
+
+    def blocks(self) -> Iterator[Block]:
+        """Every block in forward order; when one is yielded, the walk has come as far as its layer."""
+        for block in self.rows:
+            if block.layer != self.layer:
+                self.enter(block.layer)
+            yield block
 
     def statistics(self, block: Block, kept: list[int], first_token_only: bool = False) -> BlockStatistics:
         """Statistics of `block`, which is in the layer entered last, for the columns of its `kept` units.
@@ -198,7 +204,7 @@ def lengths_of(model: "PreTrainedModel", samples: Samples) -> np.ndarray:
     return np.asarray(known)
 
 
-def _within(model: "PreTrainedModel", samples: Samples, tokens: int) -> list[int]:
+def thinned(model: "PreTrainedModel", samples: Samples, tokens: int) -> list[int]:
     """Indices of `samples`, evenly thinned out where they have more than `tokens` tokens in all."""
     total = int(lengths_of(model, samples).sum())
     count = len(samples) if total <= tokens else max(1, len(samples) * tokens // total)
@@ -228,7 +234,7 @@ class Reconstruction:
                 with torch.no_grad():
                     model(**batch.tensors())
                 hidden = found.pop()
-                rows.append(hidden.flatten(0, 1) if batch.valid is None else hidden[torch.from_numpy(batch.valid)])
+                rows.append(hidden[batch.counted(hidden)])
         finally:
             handle.remove()
         return torch.cat(rows).double()

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prune2deploy.models.family import KINDS, Block
+from prune2deploy.models.family import Block
 from prune2deploy.models.plan import Plan
-from prune2deploy.models.registry import blocks_of, output_projection
+from prune2deploy.models.registry import output_projection
 from prune2deploy.models.surgery import columns_of
 from prune2deploy.progress import Progress
 from prune2deploy.pruning.streams import BlockStatistics, Streams
@@ -45,15 +45,12 @@ def walk(
     progress: Progress, description: str,
 ) -> None:
     """Call `solve` for every block in forward order, each on what the blocks before it have become by then."""
-    blocks = blocks_of(dense)
     streams = Streams(dense, pruned, samples)
-    with progress.track(description, len(blocks)) as advance:
-        for layer in sorted({block.layer for block in blocks}):
-            streams.enter(layer)
-            for block in sorted((b for b in blocks if b.layer == layer), key=lambda b: KINDS.index(b.kind)):
-                kept = plan.units(block)
-                solve(block, kept, streams.statistics(block, kept), output_projection(pruned, block))
-                advance()
+    with progress.track(description, len(streams.rows)) as advance:
+        for block in streams.blocks():
+            kept = plan.units(block)
+            solve(block, kept, streams.statistics(block, kept), output_projection(pruned, block))
+            advance()
 
 
 def scales_of(statistics: BlockStatistics, weight: np.ndarray, unit_size: int, ridge: float = RIDGE) -> np.ndarray:

@@ -27,8 +27,8 @@ from prune2deploy.pruning.costs import Costs
 from prune2deploy.pruning.importance import Importance
 from prune2deploy.pruning.method import Method, State, Step
 from prune2deploy.pruning.moments import moments_of
-from prune2deploy.pruning.removal import DAMPING, removal_curve
-from prune2deploy.pruning.search import choose_widths
+from prune2deploy.pruning.removal import damped, removal_curve
+from prune2deploy.pruning.search import plan_within
 from prune2deploy.tasks.predict import outputs_of, torch_run
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class ZipLmMethod(Method):
                 weight = output_projection(calibration.model, block).weight.double().numpy()
                 curve = removal_curve(weight, second, np.eye(len(weight)), block.unit_size, per_step=1)
                 self.errors[block] = Importance(curve.order, curve.loss / max(float(curve.loss[0]), 1e-300))
-                self.inputs[block] = second + DAMPING * float(np.trace(second)) / len(second) * np.eye(len(second))
+                self.inputs[block] = damped(second)
                 advance()
 
     def search(self, costs: Costs, budget: float) -> Plan:
@@ -124,8 +124,7 @@ class ZipLmMethod(Method):
     def _plan(self, coefficients: np.ndarray, costs: Costs, budget: float) -> Plan:
         pairs = zip(self.errors.items(), coefficients, strict=True)
         scaled = {block: Importance(curve.order, factor * curve.loss) for (block, curve), factor in pairs}
-        widths = choose_widths(scaled, costs, budget)
-        return Plan.of(self.signature, {block: self.errors[block].kept(width) for block, width in widths.items()})
+        return plan_within(self.signature, scaled, costs, budget)
 
     def _coefficients(self, costs: Costs, budget: float) -> np.ndarray:
         """The coefficients of least calibration loss that random draws, and then mutations of the best one, find."""

@@ -50,6 +50,14 @@ class Batch:
         """The inputs for PyTorch."""
         return tensors(self.inputs)
 
+    def counted(self, hidden: "torch.Tensor") -> "torch.Tensor":
+        """[batch, tokens], whether each token of `hidden`, [batch, tokens, ...], counts."""
+        import torch
+
+        if self.valid is None:
+            return torch.ones(hidden.shape[:2], dtype=torch.bool)
+        return torch.from_numpy(self.valid)
+
 
 class Samples(ABC):
     """Samples of one split, in a fixed order; `labels` is [n] or None where the data has none."""

@@ -8,7 +8,7 @@ import torch
 
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import blocks_of, family_of, layers_of, output_projection
-from prune2deploy.models.surgery import columns_of, mask_, shrink_layer_, write_back_
+from prune2deploy.models.surgery import columns_of, mask_, shrink_block_, write_back_
 from prune2deploy.progress import Progress
 from prune2deploy.pruning.moments import moments_of
 from prune2deploy.pruning.reconstruction import reconstruct
@@ -109,7 +109,8 @@ def test_a_shrunk_layer_written_back_is_the_masked_layer(case):
     own = [block for block in blocks_of(masked) if block.layer == 1]
     family, layer = family_of(masked.config), layers_of(masked)[1]
     small = copy.deepcopy(layer)
-    shrink_layer_(family, small, own, plan)
+    for block in own:
+        shrink_block_(family, small, block, plan.units(block))
     wanted = {name: weight.clone() for name, weight in layer.state_dict().items()}
     for block in own:
         if plan.units(block):
