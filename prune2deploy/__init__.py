@@ -1,7 +1,7 @@
 """Prune a fine-tuned Transformer to a measured latency budget and carry it, validated, into production.
 
-The verbs of the command line as functions: `profile`, `prune`, `export`, `validate`, `run`, and `load`, which brings a
-pruned model back. They are imported when first used, so that importing the package costs nothing.
+The verbs of the command line as functions: `profile`, `prune`, `frontier`, `export`, `validate`, `run`, and `load`, which
+brings a pruned model back. They are imported when first used, so that importing the package costs nothing.
 """
 
 from importlib import import_module
@@ -13,18 +13,20 @@ if TYPE_CHECKING:
     from prune2deploy.config import Project, load_project
     from prune2deploy.exporting.recheck import validate
     from prune2deploy.exporting.stage import export
+    from prune2deploy.frontiers.stage import frontier
     from prune2deploy.initialise import init
     from prune2deploy.models.checkpoint import load
     from prune2deploy.profiling.stage import profile
     from prune2deploy.pruning.stage import prune
 
 __version__ = "0.1.0"
-__all__ = ["Budget", "Project", "export", "init", "load", "load_project", "profile", "prune", "run", "validate"]
+__all__ = ["Budget", "Project", "export", "frontier", "init", "load", "load_project", "profile", "prune", "run", "validate"]
 
 _HOMES = {
     "Budget": "budget",
     "Project": "config",
     "export": "exporting.stage",
+    "frontier": "frontiers.stage",
     "init": "initialise",
     "load": "models.checkpoint",
     "load_project": "config",

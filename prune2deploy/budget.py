@@ -45,6 +45,11 @@ class Budget(Record):
         """The latency that this budget allows where the dense model takes `dense_ms`."""
         return self.value if self.kind == "latency_ms" else dense_ms / self.value
 
+    @property
+    def slug(self) -> str:
+        """Short enough for a file name: 2x, 5ms."""
+        return f"{self.value:g}" + {"speedup": "x", "latency_ms": "ms", "flops": "flops"}[self.kind]
+
     def __str__(self) -> str:
         if self.kind == "latency_ms":
             return f"{self.value:g} ms"

@@ -37,6 +37,13 @@ MethodName = Annotated[str, typer.Option("--method", help="ours, fisher, kwon, z
 MaxLoss = Annotated[
     float | None, typer.Option("--max-loss", help="Refuse to export what loses more points of the task metric.")
 ]
+Fastest = Annotated[
+    float | None, typer.Option("--max-loss", help="Without a budget: the fastest model that loses no more points.")
+]
+FastestOrGate = Annotated[
+    float | None,
+    typer.Option("--max-loss", help="Points of the task metric that may be lost; alone: the fastest model within it."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Export even if a check fails; the report says so first.")]
 Repository = Annotated[Path, typer.Option("--out", help="The model repository to export into.")]
 Name = Annotated[str | None, typer.Option("--name", help="The model's name in the repository.")]
@@ -110,6 +117,7 @@ def prune(
     flops: Annotated[float | None, typer.Option(help="Budget: share of the dense FLOPs to keep.")] = None,
     out: Annotated[Path, typer.Option("--out", help="The pruned model's directory.")] = Path("pruned"),
     method: MethodName = "ours",
+    max_loss: Fastest = None,
     table: Annotated[Path | None, typer.Option(help="A latency table from the target machine.")] = None,
     project: ProjectFile = None,
     cpu: Cpu = False,
@@ -124,7 +132,9 @@ def prune(
     from prune2deploy.pruning.stage import prune as stage
 
     settings = _project(project, cpu, gpu, batch, seq_len, threads)
-    record = stage(settings, Budget.of(latency_ms, speedup, flops), out, method, table, RichProgress())
+    given = (latency_ms, speedup, flops) != (None, None, None)
+    budget = Budget.of(latency_ms, speedup, flops) if given or max_loss is None else None
+    record = stage(settings, budget, out, method, table, RichProgress(), max_loss)
     if as_json:
         print_json({"path": str(out), **record.model_dump(mode="json", exclude_none=True)})
         return
@@ -134,8 +144,47 @@ def prune(
 
 @app.command()
 @guarded
+def frontier(
+    latency_ms: Annotated[
+        list[float] | None, typer.Option("--latency-ms", help="A budget in milliseconds; repeat for several.")
+    ] = None,
+    speedup: Annotated[
+        list[float] | None, typer.Option("--speedup", help="A budget: times as fast as dense; repeat for several.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="The directory for models, table and picture.")] = Path("frontier"),
+    method: MethodName = "ours",
+    project: ProjectFile = None,
+    cpu: Cpu = False,
+    gpu: Gpu = False,
+    batch: Batches = None,
+    seq_len: Lengths = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Prune to many budgets from one calibration, to choose from with `export --pick`."""
+    from prune2deploy.budget import Budget
+    from prune2deploy.frontiers.stage import frontier as stage
+
+    settings = _project(project, cpu, gpu, batch, seq_len, threads)
+    budgets = [Budget.of(ms, None) for ms in latency_ms or []] + [Budget.of(None, times) for times in speedup or []]
+    found = stage(settings, budgets or None, out, method, RichProgress())
+    if as_json:
+        print_json({"path": str(out), **found.model_dump(mode="json")})
+    else:
+        typer.echo("\n".join(found.rows()))
+        for missed in found.missed:
+            typer.echo(f"MISSED  {missed.budget}: {missed.reason}")
+        typer.echo(f"{out / 'frontier.svg'} (take a point with `prune2deploy export --pick {found.points[-1].name}`)")
+    if found.missed:
+        raise typer.Exit(1)
+
+
+@app.command()
+@guarded
 def export(
-    pruned: Annotated[Path, typer.Option(help="The pruned model's directory.")] = Path("pruned"),
+    pruned: Annotated[Path | None, typer.Option(help="The pruned model's directory; ./pruned by default.")] = None,
+    pick: Annotated[str | None, typer.Option(help="Instead: a point of the frontier, such as 2x.")] = None,
+    frontier: Annotated[Path, typer.Option(help="The directory that `frontier` wrote.")] = Path("frontier"),
     out: Repository = Path("model_repository"),
     name: Name = None,
     latency_ms: LatencyMs = None,
@@ -155,14 +204,21 @@ def export(
 
     settings = _project(project, cpu, gpu, batch, seq_len, threads)
     budget = None if latency_ms is None else Budget.of(latency_ms, None)
-    _print_report(stage(settings, pruned, out, name, budget, max_loss, force, RichProgress()), out, as_json)
+    source = pruned or Path("pruned")
+    if pick is not None:
+        from prune2deploy.frontiers.record import picked
+
+        if pruned is not None:
+            raise InputError("give one of --pruned and --pick")
+        source = picked(frontier, pick)
+    _print_report(stage(settings, source, out, name, budget, max_loss, force, RichProgress()), out, as_json)
 
 
 @app.command()
 @guarded
 def run(
     latency_ms: LatencyMs = None, speedup: Speedup = None, out: Repository = Path("model_repository"),
-    name: Name = None, method: MethodName = "ours", max_loss: MaxLoss = None, force: Force = False,
+    name: Name = None, method: MethodName = "ours", max_loss: FastestOrGate = None, force: Force = False,
     project: ProjectFile = None, cpu: Cpu = False, gpu: Gpu = False, batch: Batches = None, seq_len: Lengths = None,
     threads: Threads = None, as_json: Json = False,
 ) -> None:
@@ -171,7 +227,7 @@ def run(
     from prune2deploy.closed_loop import run as stage
 
     settings = _project(project, cpu, gpu, batch, seq_len, threads)
-    budget = Budget.of(latency_ms, speedup)
+    budget = Budget.of(latency_ms, speedup) if max_loss is None or (latency_ms, speedup) != (None, None) else None
     _print_report(stage(settings, budget, out, name, method, max_loss, force, RichProgress()), out, as_json)
 
 

@@ -1,81 +1,100 @@
 """All of it: profile where there is no table, prune, export, and go round again while the measured budget is missed."""
 
-import hashlib
-import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prune2deploy.budget import Budget
 from prune2deploy.config import Project
-from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError
+from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError, LossExceededError
 from prune2deploy.exporting.manifest import entry_name
 from prune2deploy.exporting.stage import export
-from prune2deploy.files import refuse_existing, sha256_of
-from prune2deploy.models.checkpoint import (
-    PrunedRecord,
-    digest_of_model,
-    load_config,
-    read_pruned_record,
-    resolve_model,
-)
+from prune2deploy.files import refuse_existing
+from prune2deploy.models.checkpoint import load_config, read_pruned_record, resolve_model
 from prune2deploy.models.registry import family_of
 from prune2deploy.profiling.stage import profile
 from prune2deploy.profiling.table import check_matches, read_table, table_path
 from prune2deploy.progress import Progress
+from prune2deploy.pruning.fastest import SLOWEST, fastest
 from prune2deploy.pruning.fit import AIM
 from prune2deploy.pruning.registry import DEFAULT_METHOD
-from prune2deploy.pruning.stage import prune
+from prune2deploy.pruning.shelf import Shelf
+from prune2deploy.pruning.workbench import Workbench
 from prune2deploy.runtimes.registry import runtime_for
-from prune2deploy.tasks.registry import task_of
+from prune2deploy.team import refuse_team
 from prune2deploy.validation.record import Report
 
 ATTEMPTS = 3
 STEP = 0.012  # of the budget, by which the aim is lowered when the final measurement was above it
+SLOWER = 0.93  # of the speedup, that is tried when the fastest model within a loss lost more on the evaluation split
 
 
 def run(
-    project: Project, budget: Budget, repository: Path, name: str | None = None, method: str = DEFAULT_METHOD,
+    project: Project, budget: Budget | None, repository: Path, name: str | None = None, method: str = DEFAULT_METHOD,
     max_loss: float | None = None, force: bool = False, progress: Progress | None = None,
 ) -> Report:
     """From a project and a budget to a validated package in `repository`.
 
-    Interrupted, it goes on where it stopped: the table, calibration statistics, exported graphs and the pruned model
-    are kept in the project's `.prune2deploy` until the package is there. Raises what the stages raise; CheckFailedError
-    when the exported artifact misses its budget after a few rounds.
+    Without a budget: the fastest model that loses at most `max_loss` points, on unseen calibration samples and then on
+    the evaluation split, where a slower one is taken if it does not. Interrupted, it goes on where it stopped: the
+    table, calibration statistics, exported graphs and the pruned model are kept in the project's `.prune2deploy` until
+    the package is there. Raises what the stages raise; CheckFailedError when the exported artifact misses its budget
+    after a few rounds.
     """
+    refuse_team("run")
     progress = progress or Progress()
-    if budget.kind == "flops":
+    if budget is not None and budget.kind == "flops":
         raise InputError("run promises a measured latency: give --latency-ms or --speedup (prune takes --flops)")
     name = entry_name(name, project)
     refuse_existing(repository / name)
-    table = ensure_table(project, progress)
-    work = project.state / "run" / key_of(project, budget, method, table)
-    for attempt in range(ATTEMPTS):
-        pruned = work / f"pruned-{attempt}"
-        if reusable(pruned, progress) is None:
-            prune(project, budget, pruned, method=method, progress=progress, aim=AIM - STEP * attempt)
-        last = attempt == ATTEMPTS - 1
+    workbench = Workbench(project, method, progress=progress)  # data that cannot be used is said before measuring
+    ensure_table(project, progress)
+    shelf = Shelf(workbench)
+    attempt = Attempt(budget or fastest_budget(shelf, max_loss), AIM, by_loss=budget is None)
+    for left in reversed(range(ATTEMPTS)):
+        pruned = shelf.at(attempt.budget, attempt.aim)
         try:
             report = export(project, pruned, repository, name, max_loss=max_loss, progress=progress)
+            break
         except CheckFailedError as error:
-            if isinstance(error, BudgetMissedError) and not last:
-                progress.note(f"{error}; searching again with more margin")
+            following = attempt.after(error) if left else None
+            if following is not None:
+                progress.note(f"{error}; trying again: {following}")
+                attempt = following
                 continue
             if not force:
                 raise
             report = export(project, pruned, repository, name, max_loss=max_loss, force=True, progress=progress)
-        shutil.rmtree(work, ignore_errors=True)
-        return report
-    raise AssertionError("the last attempt returns or raises")
+            break
+    shelf.clear()
+    return report
 
 
-def key_of(project: Project, budget: Budget, method: str, table: Path) -> str:
-    """A name for one piece of work; another model, data set, table, budget or method gives another name."""
-    data = project.resolve(project.data.path)
-    parts = [
-        digest_of_model(resolve_model(project.model, project.root)), sha256_of(data) if data.exists() else "",
-        sha256_of(table), project.model_dump_json(), str(budget), method,
-    ]  # fmt: skip
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+@dataclass(frozen=True)
+class Attempt:
+    """What is pruned to: a budget, and the share of it that is aimed at; `by_loss`: the budget is ours to choose."""
+
+    budget: Budget
+    aim: float
+    by_loss: bool
+
+    def after(self, error: CheckFailedError) -> "Attempt | None":
+        """What may mend `error`; None where nothing will."""
+        if isinstance(error, BudgetMissedError):
+            return replace(self, aim=self.aim - STEP)
+        slower = round(SLOWER * self.budget.value, 2)
+        if isinstance(error, LossExceededError) and self.by_loss and slower > SLOWEST:
+            return replace(self, budget=Budget(kind="speedup", value=slower))
+        return None
+
+    def __str__(self) -> str:
+        return f"{self.budget}, aiming at {100 * self.aim:.1f} % of the budget"
+
+
+def fastest_budget(shelf: Shelf, max_loss: float | None) -> Budget:
+    """The speedup of the fastest model on `shelf` that loses at most `max_loss` points."""
+    if max_loss is None:
+        raise InputError("give a budget, --latency-ms or --speedup, or with --max-loss the points that may be lost")
+    return read_pruned_record(fastest(shelf, max_loss)).provenance.budget
 
 
 def ensure_table(project: Project, progress: Progress) -> Path:
@@ -95,16 +114,4 @@ def ensure_table(project: Project, progress: Progress) -> Path:
         else:
             progress.note(f"latency table: {path}, measured {table.measured_at}")
             return path
-    task = task_of(project, directory, config)  # data that cannot be used is better said before minutes of measuring
-    task.evaluation()
-    task.calibration(project.calibration.samples, project.calibration.seed)
     return profile(project, progress)[1]
-
-
-def reusable(pruned: Path, progress: Progress) -> PrunedRecord | None:
-    """The record of a pruned model that an interrupted run left behind."""
-    if not pruned.exists():
-        return None
-    record = read_pruned_record(pruned)
-    progress.note(f"going on with the pruned model that an earlier run left in {pruned}")
-    return record

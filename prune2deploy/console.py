@@ -3,6 +3,7 @@
 import errno
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from prune2deploy.errors import Prune2DeployError
 from prune2deploy.progress import Advance, Progress
+from prune2deploy.team import ShareDone
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -23,7 +25,7 @@ class RichProgress(Progress):
     """Bars with the time that is left."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # one of several processes talks
 
     @contextmanager
     def track(self, description: str, total: int) -> Iterator[Advance]:
@@ -54,6 +56,8 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             return command(*args, **kwargs)
         except Prune2DeployError as error:
             message, code = str(error), error.exit_code
+        except ShareDone:
+            raise typer.Exit(0) from None
         except KeyboardInterrupt:
             message, code = "stopped; the same command goes on where this one was", INTERRUPTED
         except Exception as error:

@@ -52,3 +52,7 @@ class CheckFailedError(Prune2DeployError):
 
 class BudgetMissedError(CheckFailedError):
     """The exported artifact is slower than its budget, and nothing else is wrong with it."""
+
+
+class LossExceededError(CheckFailedError):
+    """The exported artifact loses more points than it may, and nothing else is wrong with it."""

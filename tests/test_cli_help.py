@@ -13,8 +13,9 @@ from prune2deploy.cli import app
 COMMANDS = {
     "init": ["--data", "--task", "--text-pair", "--label", "--unlabelled", "--calibration", "--samples", "--max-length"],
     "profile": ["--project", "--cpu", "--gpu", "--batch", "--seq-len", "--threads", "--json"],
-    "prune": ["--latency-ms", "--speedup", "--flops", "--out", "--method", "--table"],
-    "export": ["--pruned", "--out", "--name", "--max-loss", "--force"],
+    "prune": ["--latency-ms", "--speedup", "--flops", "--max-loss", "--out", "--method", "--table"],
+    "frontier": ["--latency-ms", "--speedup", "--out", "--method"],
+    "export": ["--pruned", "--pick", "--frontier", "--out", "--name", "--max-loss", "--force"],
     "run": ["--latency-ms", "--speedup", "--out", "--name", "--method", "--max-loss", "--force"],
     "validate": ["PACKAGE", "--project", "--json"],
     "doctor": ["--json"],
@@ -77,7 +78,7 @@ def test_importing_the_package_costs_nothing():
     assert {name for name in imported if name.startswith("prune2deploy.")} == set()
 
 
-@pytest.mark.parametrize("name", ["init", "profile", "prune", "export", "validate", "run", "load"])
+@pytest.mark.parametrize("name", ["init", "profile", "prune", "frontier", "export", "validate", "run", "load"])
 def test_every_verb_is_a_function(name):
     function = getattr(prune2deploy, name)
     assert inspect.isfunction(function)

@@ -13,6 +13,7 @@ from tritonclient.grpc import model_config_pb2
 import prune2deploy
 from prune2deploy import closed_loop
 from prune2deploy.models.checkpoint import load_dense, read_pruned_record
+from prune2deploy.pruning.workbench import Workbench
 from prune2deploy.tasks.registry import task_of
 from prune2deploy.validation.record import Report
 
@@ -52,7 +53,7 @@ def test_package_has_everything_and_nothing_else(made):
     for name in PROCESSOR[made.family]:
         assert (made.package / "processor" / name).read_bytes() == (model / name).read_bytes()
     assert not list(made.root.rglob("*.partial"))
-    assert not list((made.project.state / "run").iterdir()), "the pruned model is not needed any more"
+    assert not list((made.project.state / "pruned").iterdir()), "the pruned model is not needed any more"
 
 
 def test_manifest_has_the_hash_of_every_other_file(made):
@@ -261,13 +262,13 @@ def slow_at(description, times, slowness=2.0):
 
 
 def record_aims(monkeypatch):
-    aims, real = [], closed_loop.prune
+    aims, real = [], Workbench.prune_to
 
-    def prune(*args, aim, **kwargs):
+    def prune_to(workbench, budget, aim):
         aims.append(aim)
-        return real(*args, aim=aim, **kwargs)
+        return real(workbench, budget, aim)
 
-    monkeypatch.setattr(closed_loop, "prune", prune)
+    monkeypatch.setattr(Workbench, "prune_to", prune_to)
     return aims
 
 
@@ -279,7 +280,7 @@ def test_budget_missed_at_the_end_is_tried_again_with_more_margin(work, clock, m
     assert len(aims) == 2
     assert aims[1] < aims[0] < 1
     assert clock.count(FINAL) == 2
-    assert not list((work / ".prune2deploy" / "run").iterdir())
+    assert not list((work / ".prune2deploy" / "pruned").iterdir())
 
 
 def test_budget_that_is_never_met_is_no_package(work, clock, monkeypatch):

@@ -16,6 +16,7 @@ from prune2deploy import closed_loop
 from prune2deploy.models.checkpoint import PLAN_FILE
 from prune2deploy.pruning import moments
 from prune2deploy.pruning import workbench as pruning
+from prune2deploy.pruning.workbench import Workbench
 
 pytest_plugins = ("made",)
 
@@ -64,7 +65,7 @@ def statistics(work):
 
 
 def test_run_stopped_after_profiling_does_not_profile_again(unprofiled, bert_made, clock, monkeypatch):
-    stopped(monkeypatch, closed_loop, "prune", *RUN)
+    stopped(monkeypatch, Workbench, "prune_to", *RUN)
     assert clock.count(BLOCKS) == 1
     assert {name.partition("/")[0] for name in files_in(unprofiled)} == {"profiles", "prune2deploy.toml"}
     [table] = (unprofiled / "profiles").rglob("*.json")
@@ -78,13 +79,13 @@ def test_run_stopped_after_profiling_does_not_profile_again(unprofiled, bert_mad
 
 def test_run_stopped_after_pruning_does_not_prune_again(work, clock, monkeypatch):
     stopped(monkeypatch, closed_loop, "export", *RUN)
-    [pruned] = (work / ".prune2deploy" / "run").glob("*/pruned-0")
+    [pruned] = (work / ".prune2deploy" / "pruned").glob("*/1.5x-*")
     record = json.loads((pruned / PLAN_FILE).read_text(encoding="utf-8"))
     candidates = clock.count(CANDIDATE)
     assert candidates > 0
     assert not (work / "model_repository").exists()
 
-    prunes = counted(monkeypatch, closed_loop, "prune")
+    prunes = counted(monkeypatch, Workbench, "prune_to")
     report = answer(cli(*RUN, "--json"))
     assert prunes == []
     assert clock.count(CANDIDATE) == candidates
@@ -99,10 +100,10 @@ def test_run_stopped_after_pruning_does_not_prune_again(work, clock, monkeypatch
 )
 def test_another_run_does_not_take_what_this_one_left(other, work, clock, monkeypatch):
     stopped(monkeypatch, closed_loop, "export", *RUN)
-    prunes = counted(monkeypatch, closed_loop, "prune")
+    prunes = counted(monkeypatch, Workbench, "prune_to")
     stopped(monkeypatch, closed_loop, "export", *other)
     assert len(prunes) == 1
-    assert len(list((work / ".prune2deploy" / "run").glob("*/pruned-0"))) == 2
+    assert len(list((work / ".prune2deploy" / "pruned").glob("*/*"))) == 2
 
 
 def test_run_on_data_that_changed_does_not_take_what_was_left(work, text_data, clock, monkeypatch):
@@ -111,7 +112,7 @@ def test_run_on_data_that_changed_does_not_take_what_was_left(work, text_data, c
     (work / "prune2deploy.toml").write_text(text.replace(str(text_data), "data"), encoding="utf-8")
     stopped(monkeypatch, closed_loop, "export", *RUN)
     tiny.write_jsonl(data / "train.jsonl", tiny.text_rows(40, seed=9))
-    prunes = counted(monkeypatch, closed_loop, "prune")
+    prunes = counted(monkeypatch, Workbench, "prune_to")
     stopped(monkeypatch, closed_loop, "export", *RUN)
     assert len(prunes) == 1
 
@@ -162,8 +163,8 @@ def test_statistics_stopped_half_way_are_taken_again(work, statistics, monkeypat
     expected = load_file(statistics)
     statistics.unlink()
 
-    def half_way(calibration):
-        yield next(real(calibration))
+    def half_way(*args):
+        yield next(real(*args))
         raise KeyboardInterrupt
 
     real = moments.passes

@@ -18,10 +18,12 @@ def fuse(onnx_file: Path, fused_file: Path) -> bool:
     from onnxruntime.transformers import optimizer
 
     logging.getLogger("onnxruntime.transformers").setLevel(logging.ERROR)
-    before = {node.op_type for node in onnx.load(onnx_file, load_external_data=False).graph.node}
+    plain = onnx.load(onnx_file, load_external_data=False).graph
     model = optimizer.optimize_model(str(onnx_file), num_heads=0, hidden_size=0, opt_level=0).model
-    if {node.op_type for node in model.graph.node} <= before:
+    if {node.op_type for node in model.graph.node} <= {node.op_type for node in plain.node}:
         return False
+    del model.graph.input[:]  # the optimizer drops what no node reads, such as the mask of a model without attention
+    model.graph.input.extend(plain.input)
     declared = {opset.domain for opset in model.opset_import}
     for domain in sorted({node.domain for node in model.graph.node} - declared):
         model.opset_import.append(onnx.helper.make_opsetid(domain, 1))  # the optimizer forgets its own

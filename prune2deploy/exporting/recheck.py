@@ -19,6 +19,7 @@ from prune2deploy.runtimes.base import Engine, Runtime
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.runtimes.workload import DENSE, time_workload
 from prune2deploy.tasks.registry import task_of
+from prune2deploy.team import refuse_team
 from prune2deploy.validation.assess import PRUNED, ROUNDS, budget_checks, onnx_check
 from prune2deploy.validation.record import Check
 
@@ -41,6 +42,7 @@ def validate(package: Path, project: Project | None = None, progress: Progress |
     Hashes, Triton entry, graph, reference outputs and latency; where `project` names the model that the package was
     pruned from, the dense engine is timed in the same run. Raises InputError when it is no package.
     """
+    refuse_team("validate")
     progress = progress or Progress()
     manifest = read_manifest(package)
     checks = [hash_check(package, manifest)]

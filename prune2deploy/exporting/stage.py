@@ -8,7 +8,7 @@ import numpy as np
 
 from prune2deploy.budget import Budget
 from prune2deploy.config import Project
-from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError
+from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError, LossExceededError
 from prune2deploy.exporting.fuse import GAIN, fuse
 from prune2deploy.exporting.manifest import MANIFEST_FILE, Manifest, entry_name, files_of
 from prune2deploy.exporting.references import write_references
@@ -32,7 +32,8 @@ from prune2deploy.runtimes.workload import DENSE, time_workload
 from prune2deploy.tasks.base import Samples, Task
 from prune2deploy.tasks.predict import torch_run
 from prune2deploy.tasks.registry import task_of
-from prune2deploy.validation.assess import BUDGET, PRUNED, Subject, assess, onnx_check, workload_of
+from prune2deploy.team import refuse_team
+from prune2deploy.validation.assess import BUDGET, LOSS, PRUNED, Subject, assess, onnx_check, workload_of
 from prune2deploy.validation.html import render
 from prune2deploy.validation.record import Check, Report
 
@@ -49,6 +50,7 @@ def export(
     `budget` replaces the one that the model was pruned to. Nothing is left in the repository when a check fails, unless
     `force`, and then the report says so on its first line. Raises CheckFailedError naming the check, and InputError.
     """
+    refuse_team("export")
     progress = progress or Progress()
     start = time.monotonic()
     name = entry_name(name, project)
@@ -92,10 +94,18 @@ def export(
         if report.verdict == "failed" and not force:
             kept = project.state / "rejected" / f"{name}.html"
             write_text(kept, render(report))
-            missed = all(check.passed or check.name.startswith(BUDGET) for check in report.checks)
-            error = BudgetMissedError if missed else CheckFailedError
-            raise error(f"{report.headline} (nothing was exported; the report is {kept})")
+            raise failure_of(report)(f"{report.headline} (nothing was exported; the report is {kept})")
     return report
+
+
+def failure_of(report: Report) -> type[CheckFailedError]:
+    """The error that says what is wrong, for somebody who can mend it by pruning again."""
+    failed = [check.name for check in report.checks if not check.passed]
+    if all(name.startswith(BUDGET) for name in failed):
+        return BudgetMissedError
+    if all(name.endswith(LOSS) for name in failed):
+        return LossExceededError
+    return CheckFailedError
 
 
 def take_fused(

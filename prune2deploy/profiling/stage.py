@@ -29,6 +29,7 @@ from prune2deploy.provenance import versions
 from prune2deploy.runtimes.measure import Timing
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.tasks.registry import task_of
+from prune2deploy.team import refuse_team
 
 
 def profile(project: Project, progress: Progress | None = None) -> tuple[LatencyTable, Path]:
@@ -37,6 +38,7 @@ def profile(project: Project, progress: Progress | None = None) -> tuple[Latency
     Returns the table and its path. Raises InputError where the project cannot be used here, and
     UnstableMeasurementError where the machine is too noisy for a table that keeps its promises.
     """
+    refuse_team("profile")
     progress = progress or Progress()
     start = time.monotonic()
     runtime = runtime_for(project.target)

@@ -13,6 +13,7 @@ from prune2deploy.models.family import Block
 from prune2deploy.models.registry import blocks_of, output_projection
 from prune2deploy.progress import Progress
 from prune2deploy.tasks.base import Batch, Samples, Task
+from prune2deploy.team import team
 
 if TYPE_CHECKING:
     import torch
@@ -48,8 +49,18 @@ class Fisher:
     matrix: dict[Block, np.ndarray]
 
 
-def mask_gradients(calibration: Calibration, batches: Iterable[Batch], total: int) -> "Iterator[dict[Block, torch.Tensor]]":
-    """For each batch, the gradient of every sample's loss to every mask, [batch, units] per block.
+def batch_generator(seed: int, number: int) -> "torch.Generator":
+    """Random numbers for batch `number`, the same whichever process comes to it, and after whatever others."""
+    import torch
+
+    state = np.random.SeedSequence([seed, number]).generate_state(1)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def mask_gradients(
+    calibration: Calibration, batches: Iterable[tuple[int, Batch]], total: int
+) -> "Iterator[dict[Block, torch.Tensor]]":
+    """For each numbered batch, the gradient of every sample's loss to every mask, [batch, units] per block.
 
     A mask multiplies what its unit feeds into the output projection, and stands at 1. Labels that the data lacks are
     drawn from the model's own predictions, for which the gradients' covariance is the true Fisher information.
@@ -58,7 +69,6 @@ def mask_gradients(calibration: Calibration, batches: Iterable[Batch], total: in
     import torch
 
     model, task = calibration.model, calibration.task
-    generator = torch.Generator().manual_seed(calibration.seed)
     masks: dict[Block, torch.Tensor] = {}
 
     def masking(block: Block) -> Callable[..., Any]:
@@ -73,13 +83,13 @@ def mask_gradients(calibration: Calibration, batches: Iterable[Batch], total: in
     ]
     try:
         with calibration.progress.track("calibrating", total) as advance:
-            for batch in batches:
+            for number, batch in batches:
                 inputs = batch.tensors()
                 size = len(next(iter(inputs.values())))
                 masks.update({block: torch.ones(size, block.units, requires_grad=True) for block in calibration.blocks})
                 logits = model(**inputs).logits
                 if batch.labels is None:
-                    labels = task.sampled_labels(logits.detach(), generator)
+                    labels = task.sampled_labels(logits.detach(), batch_generator(calibration.seed, number))
                 else:
                     labels = torch.from_numpy(batch.labels)
                 loss = task.losses(logits, labels).sum()
@@ -100,15 +110,17 @@ def fisher_information(calibration: Calibration) -> Fisher:
         return found
     diagonal = {block: np.zeros(block.units) for block in calibration.blocks}
     matrix = {block: np.zeros((block.units, block.units), dtype=np.float32) for block in calibration.blocks}
-    samples = calibration.samples
-    batches = (batch for _, batch in samples.batches(BATCH))
-    for gradients in mask_gradients(calibration, batches, -(-len(samples) // BATCH)):
+    samples, ours = calibration.samples, team()
+    numbers = range(ours.rank, -(-len(samples) // BATCH), ours.size)
+    batches = (batch for _, batch in samples.batches(BATCH, ours.rank, ours.size))
+    for gradients in mask_gradients(calibration, zip(numbers, batches, strict=True), len(numbers)):
         for block, gradient in gradients.items():
             diagonal[block] += gradient.double().square().sum(0).numpy()
             matrix[block] += (gradient.T @ gradient).numpy()
+    ours.add_up(*diagonal.values(), *matrix.values())
     n = len(samples)
     fisher = Fisher({b: d / n for b, d in diagonal.items()}, {b: m / np.float32(n) for b, m in matrix.items()})
-    if stored:
+    if stored and ours.leads:
         _write(fisher, stored)
     return fisher
 
@@ -125,5 +137,5 @@ def _read(path: Path, blocks: list[Block]) -> Fisher | None:
         arrays = read_arrays(path)
         return Fisher({b: arrays[f"diagonal.{b.key}"] for b in blocks}, {b: arrays[f"matrix.{b.key}"] for b in blocks})
     except (InputError, KeyError):
-        path.unlink()
+        path.unlink(missing_ok=True)
         return None

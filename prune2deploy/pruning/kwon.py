@@ -102,7 +102,7 @@ def mini_batch_fisher(calibration: Calibration) -> dict[Block, np.ndarray]:
     samples = calibration.samples
     order = np.random.default_rng(calibration.seed).permutation(len(samples)).tolist()
     starts = range(0, len(samples), MINI_BATCH)
-    batches = (samples.batch(order[start : start + MINI_BATCH]) for start in starts)
+    batches = ((start, samples.batch(order[start : start + MINI_BATCH])) for start in starts)
     fisher = {block: np.zeros((block.units, block.units), dtype=np.float32) for block in calibration.blocks}
     for gradients in mask_gradients(calibration, batches, len(starts)):
         for block, gradient in gradients.items():

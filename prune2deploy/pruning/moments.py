@@ -17,7 +17,8 @@ from prune2deploy.errors import InputError
 from prune2deploy.files import read_arrays, write_arrays
 from prune2deploy.models.family import Block
 from prune2deploy.models.registry import output_projection
-from prune2deploy.pruning.calibrate import BATCH, Calibration
+from prune2deploy.pruning.calibrate import BATCH, Calibration, batch_generator
+from prune2deploy.team import team
 
 if TYPE_CHECKING:
     import torch
@@ -58,24 +59,27 @@ def moments_of(calibration: Calibration) -> Moments:
     if stored and stored.is_file() and (found := _read(stored, calibration)):
         return found
     moments = _measure(calibration)
-    if stored:
+    if stored and team().leads:
         _write(moments, stored)
     return moments
 
 
 def _measure(calibration: Calibration) -> Moments:
-    samples, blocks = calibration.samples, calibration.blocks
+    samples, blocks, ours = calibration.samples, calibration.blocks, team()
     sums = {block: _Sums(calibration, block) for block in blocks}
     weights: dict[int, np.ndarray] = {}
-    with calibration.progress.track("calibrating", -(-len(samples) // BATCH)) as advance:
-        for indices, inputs, gradients, valid in passes(calibration):
+    numbers = range(ours.rank, -(-len(samples) // BATCH), ours.size)
+    with calibration.progress.track("calibrating", len(numbers)) as advance:
+        for indices, inputs, gradients, valid in passes(calibration, numbers):
             norms = np.stack([gradients[block].norm(dim=-1).numpy() for block in blocks], axis=1)
             for row, index in enumerate(indices):
                 weights[index] = norms[row][:, valid[row].numpy()]
             for block, total in sums.items():
                 total.add(inputs[block][valid], gradients[block][valid])
             advance()
-    ordered = [weights[index] for index in range(len(samples))]
+    ordered = _gathered(weights, len(samples), len(blocks))
+    for total in sums.values():
+        total.add_up()
     tokens = sum(array.shape[1] for array in ordered)
     mean = sum(array.sum(axis=1, dtype=np.float64) for array in ordered) / tokens
     scale = ((1 - UNIFORM) / np.maximum(mean, np.finfo(np.float32).tiny)).astype(np.float32)[:, None]
@@ -83,12 +87,26 @@ def _measure(calibration: Calibration) -> Moments:
     return Moments(found, [np.float32(UNIFORM) + array * scale for array in ordered])
 
 
+def _gathered(own: dict[int, np.ndarray], samples: int, blocks: int) -> list[np.ndarray]:
+    """The arrays [blocks, tokens] of all samples, where every process has those of its `own`."""
+    lengths = np.zeros(samples, dtype=np.int64)
+    for index, array in own.items():
+        lengths[index] = array.shape[1]
+    team().add_up(lengths)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    flat = np.zeros((blocks, starts[-1]), dtype=np.float32)
+    for index, array in own.items():
+        flat[:, starts[index] : starts[index + 1]] = array
+    team().add_up(flat)
+    return [np.ascontiguousarray(part) for part in np.split(flat, starts[1:-1], axis=1)]
+
+
 class _Sums:
     """Running sums of one block; products in float32, batch by batch, added up in float64."""
 
     def __init__(self, calibration: Calibration, block: Block):
         projection = output_projection(calibration.model, block)
-        self.tokens = 0
+        self.tokens = np.zeros(1, dtype=np.int64)
         self.x = np.zeros(projection.in_features)
         self.xx = np.zeros((projection.in_features, projection.in_features))
         self.gg = np.zeros((projection.out_features, projection.out_features))
@@ -99,23 +117,28 @@ class _Sums:
         self.xx += (inputs.T @ inputs).numpy()
         self.gg += (gradients.T @ gradients).numpy()
 
+    def add_up(self) -> None:
+        team().add_up(self.tokens, self.x, self.xx, self.gg)
+
     def moments(self, samples: int) -> BlockMoments:
         mean = self.x / self.tokens
         return BlockMoments(mean, self.xx / self.tokens - np.outer(mean, mean), self.gg / samples)
 
 
-def passes(calibration: Calibration) -> "Iterator[tuple[list[int], ByBlock, ByBlock, torch.Tensor]]":
-    """(indices, inputs, gradients at outputs, valid [batch, tokens]) of every batch."""
+def passes(
+    calibration: Calibration, numbers: range
+) -> "Iterator[tuple[list[int], ByBlock, ByBlock, torch.Tensor]]":
+    """(indices, inputs, gradients at outputs, valid [batch, tokens]) of the batches with these `numbers`."""
     import torch
 
     model, task = calibration.model, calibration.task
-    generator = torch.Generator().manual_seed(calibration.seed)
+    batches = calibration.samples.batches(BATCH, numbers.start, numbers.step)
     with _watched(calibration) as (inputs, outputs):
-        for indices, batch in calibration.samples.batches(BATCH):
+        for number, (indices, batch) in zip(numbers, batches, strict=True):
             logits = model(**batch.tensors()).logits
             if not torch.isfinite(logits).all():
                 raise InputError(f"data {task.data.path!r}: the dense model's outputs are not finite on some samples")
-            probe = task.fisher_probe(logits.detach(), generator)
+            probe = task.fisher_probe(logits.detach(), batch_generator(calibration.seed, number))
             gradients = torch.autograd.grad((probe * logits).sum(), list(outputs.values()))
             yield indices, inputs, dict(zip(outputs, gradients, strict=True)), batch.counted(gradients[0])
 
@@ -165,6 +188,6 @@ def _read(path: Path, calibration: Calibration) -> Moments | None:
         ends = np.cumsum(arrays["lengths"])[:-1]
         weights = [np.ascontiguousarray(part) for part in np.split(arrays["weights"], ends, axis=1)]
     except (InputError, KeyError):
-        path.unlink()
+        path.unlink(missing_ok=True)
         return None
     return Moments(blocks, weights)

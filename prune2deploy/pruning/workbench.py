@@ -40,6 +40,7 @@ from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.tasks.base import Samples, Task
 from prune2deploy.tasks.predict import outputs_of, torch_run
 from prune2deploy.tasks.registry import task_of
+from prune2deploy.team import ShareDone, team
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -72,7 +73,7 @@ class Workbench:
         self.directory = resolve_model(project.model, project.root)
         self.model = load_dense(self.directory)
         self.task = task_of(project, self.directory, self.model.config)
-        self.samples, self.held_out = calibration_samples(self.task, project)
+        self.samples, self.held_out, self.left_over = calibration_samples(self.task, project)
         self.evaluation = self.task.evaluation()
         self.source, self.digest = digest_of_model(self.directory), self.samples.digest()
         key = hashlib.sha256(f"{self.source}{self.digest}{project.calibration.seed}".encode()).hexdigest()[:16]
@@ -87,13 +88,15 @@ class Workbench:
 
     @cached_property
     def method(self) -> Method:
-        """The method, with its statistics taken."""
+        """The method, with its statistics taken; raises ShareDone in every process but the first."""
         watch = Stopwatch()
         calibration = Calibration(
             self.model, self.task, self.samples, self.project.calibration.seed, self.progress, self.state
         )
         method = self.chosen(calibration)
         self.calibration_seconds = watch.lap()
+        if not team().leads:
+            raise ShareDone
         return method
 
     @cached_property
@@ -167,8 +170,8 @@ class Workbench:
         return read_pruned_record(out)
 
 
-def calibration_samples(task: Task, project: Project) -> tuple[Samples, Samples]:
-    """(samples for statistics, samples held out from them to judge each stage on)."""
+def calibration_samples(task: Task, project: Project) -> tuple[Samples, Samples, Samples]:
+    """(samples for statistics, samples held out from them to judge each stage on, what a small split has beyond)."""
     wanted = project.calibration.samples
     samples = task.calibration(wanted + HELD_OUT, project.calibration.seed)
     count = min(HELD_OUT, len(samples) // 8)
@@ -176,7 +179,7 @@ def calibration_samples(task: Task, project: Project) -> tuple[Samples, Samples]
         raise InputError(f"data {project.data.path!r}: {len(samples)} samples are too few to calibrate on; give 8 or more")
     order = np.random.default_rng(project.calibration.seed).permutation(len(samples))
     held_out, rest = sorted(order[:count].tolist()), sorted(order[count:].tolist())
-    return samples.select(rest[:wanted]), samples.select(held_out)
+    return samples.select(rest[:wanted]), samples.select(held_out), samples.select(rest[wanted:])
 
 
 def find_table(project: Project, model: "PreTrainedModel", given: Path | None) -> tuple[LatencyTable, Path]:

@@ -87,10 +87,10 @@ class Samples(ABC):
         """The order in which `batches` goes through the samples; similar ones together where padding costs."""
         return list(range(len(self)))
 
-    def batches(self, size: int) -> Iterator[tuple[list[int], Batch]]:
-        """All samples, `size` at a time, each batch with the indices of its samples."""
+    def batches(self, size: int, first: int = 0, step: int = 1) -> Iterator[tuple[list[int], Batch]]:
+        """All samples, `size` at a time, each batch with the indices of its samples; or every `step`th from `first`."""
         order = self.order()
-        for start in range(0, len(order), size):
+        for start in range(first * size, len(order), step * size):
             indices = order[start : start + size]
             yield indices, self.batch(indices)
 
@@ -126,6 +126,10 @@ class Task(ABC):
     @abstractmethod
     def calibration(self, count: int, seed: int) -> Samples:
         """Up to `count` samples of the calibration split, drawn with `seed`."""
+
+    @abstractmethod
+    def reserve(self, count: int, seed: int, taken: int) -> Samples | None:
+        """Up to `count` samples of the calibration split that `calibration(taken, seed)` leaves; None where it takes all."""
 
     @abstractmethod
     def evaluation(self) -> Samples:

@@ -27,8 +27,16 @@ class Classification(Task):
         """See Task."""
         rows = read_split(self.data, self.data.calibration, self.root)
         if len(rows) > count:
-            chosen = np.random.default_rng(seed).choice(len(rows), size=count, replace=False)
-            rows = rows.select(sorted(chosen.tolist()))
+            rows = rows.select(sorted(_drawn(len(rows), count, seed)))
+        return self.make_samples(rows, self._labels(rows))
+
+    def reserve(self, count: int, seed: int, taken: int) -> Samples | None:
+        """See Task."""
+        rows = read_split(self.data, self.data.calibration, self.root)
+        if len(rows) <= taken:
+            return None
+        left = sorted(set(range(len(rows))) - set(_drawn(len(rows), taken, seed)))
+        rows = rows.select([left[index] for index in sorted(_drawn(len(left), min(count, len(left)), seed))])
         return self.make_samples(rows, self._labels(rows))
 
     def evaluation(self) -> Samples:
@@ -100,6 +108,10 @@ class Classification(Task):
     def label_names(self) -> list[str]:
         """See Task."""
         return [str(self.config.id2label[index]).replace("\n", " ") for index in range(self.config.num_labels)]
+
+
+def _drawn(total: int, count: int, seed: int) -> list[int]:
+    return np.random.default_rng(seed).choice(total, size=count, replace=False).tolist()
 
 
 def guess_label(features: dict[str, object], given: dict[str, str], where: str) -> str:

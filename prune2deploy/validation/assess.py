@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 PRUNED = "pruned"
 BUDGET = "budget"  # how the names of checks of the budget begin
+LOSS = "points lost"  # how the name of the quality gate ends
 SAMPLES = 64  # that outputs are compared on
 TOLERANCE = 1e-4  # of the largest logit: ONNX against PyTorch, float32
 ROUNDS = 60
@@ -173,7 +174,7 @@ def loss_check(dense: Score, pruned: Score, max_loss: float) -> Check:
     """The quality gate."""
     loss = dense.value - pruned.value
     detail = f"lost {loss:.2f} points of {dense.metric} ({dense.value:.2f} → {pruned.value:.2f}, n = {pruned.n})"
-    return Check(name=f"at most {max_loss:g} points lost", passed=loss <= max_loss, detail=detail)
+    return Check(name=f"at most {max_loss:g} {LOSS}", passed=loss <= max_loss, detail=detail)
 
 
 def headline(

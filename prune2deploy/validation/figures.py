@@ -7,6 +7,8 @@ To add one: a function that takes the report and returns a figure (None where th
 import re
 import textwrap
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -39,13 +41,20 @@ STYLE: dict[Any, Any] = {
 
 def figures_of(report: Report) -> dict[str, str]:
     """Every figure that `report` has the values for, by name; the same report gives the same text."""
+    with styled():
+        drawn = {name: draw(report) for name, draw in FIGURES.items()}
+        return {name: _svg(figure, name) for name, figure in drawn.items() if figure is not None}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """While open, figures have our style, whatever the caller has set."""
     import matplotlib
 
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever style the caller has set
+        matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
-        drawn = {name: draw(report) for name, draw in FIGURES.items()}
-        return {name: _svg(figure, name) for name, figure in drawn.items() if figure is not None}
+        yield
 
 
 def widths(report: Report) -> "Figure | None":

@@ -30,6 +30,18 @@ def test_fused_graph_of_a_ragged_model_is_valid_and_equal(ragged, case, tmp_path
     np.testing.assert_allclose(outputs_of(engine.run, case.samples), wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_fused_graph_takes_every_input_that_the_plain_one_takes(case, tmp_path):
+    model = copy.deepcopy(case.model)
+    shrink_(model, tiny.plan_keeping(case.model, lambda block: 0 if block.kind == "attention" else 2))
+    export_onnx(model, case.task, tmp_path / "plain.onnx")
+    assert fuse(tmp_path / "plain.onnx", tmp_path / "fused.onnx")
+    engines = [OnnxRuntime(Target()).build(tmp_path / f"{name}.onnx") for name in ("plain", "fused")]
+    names = [[tensor.name for tensor in engine.session.get_inputs()] for engine in engines]
+    assert names[0] == names[1] == list(case.task.dynamic_axes())
+    plain, fused = (outputs_of(engine.run, case.samples) for engine in engines)
+    np.testing.assert_allclose(fused, plain, rtol=1e-4, atol=1e-4)
+
+
 def test_damaged_graph_fails_the_check_in_one_line(ragged):
     _, plain = ragged
     plain.write_bytes(plain.read_bytes()[:-1000])

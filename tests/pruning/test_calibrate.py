@@ -13,7 +13,7 @@ from prune2deploy.pruning.calibrate import fisher_information, mask_gradients
 def gradients_of(calibration, batches=None):
     """[samples, units] per block."""
     everything = [calibration.samples.batch(list(range(len(calibration.samples))))]
-    rows = list(mask_gradients(calibration, everything if batches is None else batches, 1))
+    rows = list(mask_gradients(calibration, enumerate(everything if batches is None else batches), 1))
     return {block: torch.cat([row[block] for row in rows]) for block in calibration.blocks}
 
 
@@ -110,7 +110,7 @@ def test_the_model_is_as_before(case):
 
 def test_hooks_go_when_the_pass_is_given_up(case):
     calibration = synthetic.calibration(case)
-    passes = mask_gradients(calibration, [case.samples.batch([0]), case.samples.batch([1])], 2)
+    passes = mask_gradients(calibration, enumerate(case.samples.batch([index]) for index in (0, 1)), 2)
     next(passes)
     assert all(output_projection(case.model, block)._forward_pre_hooks for block in calibration.blocks)
     passes.close()

@@ -166,7 +166,7 @@ def test_fisher_is_of_mini_batch_means(case, monkeypatch):
     fisher = mini_batch_fisher(calibration)
     n = len(case.samples)
     order = np.random.default_rng(3).permutation(n)
-    (rows,) = mask_gradients(calibration, [case.samples.batch(order.tolist())], 1)
+    (rows,) = mask_gradients(calibration, [(0, case.samples.batch(order.tolist()))], 1)
     assert n % 5
     for block, gradient in rows.items():
         means = [gradient[start : start + 5].numpy().mean(0) for start in range(0, n, 5)]

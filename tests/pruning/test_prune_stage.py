@@ -51,7 +51,7 @@ def test_pruned_to_a_share_of_the_flops(case, tmp_path, method):
     blocks = blocks_of(case.model)
     model = load(out)
     assert widths_of(model, blocks) == record.plan.widths(blocks)
-    calibration, _ = calibration_samples(case.task, case.project)
+    calibration, *_ = calibration_samples(case.task, case.project)
     costs = FlopCosts(record.plan.signature, float(lengths_of(case.model, calibration).mean()))
     assert 0.4 < costs.total(record.plan.widths(blocks)) <= 0.5 + 1e-9
 
@@ -112,7 +112,7 @@ def test_data_without_labels(bert_dir, text_data, tmp_path):
 
 
 def test_calibration_and_held_out_samples_do_not_overlap(case):
-    calibration, held_out = calibration_samples(case.task, case.project)
+    calibration, held_out, _ = calibration_samples(case.task, case.project)
     assert len(held_out) >= 1
     assert 8 <= len(calibration) <= 16
 

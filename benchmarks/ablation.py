@@ -1,0 +1,197 @@
+"""What each part of our method is worth: all of it, and then each part off, one at a time.
+
+    python benchmarks/ablation.py PROJECT --name minilm-sst2 --work WORK --out benchmarks/results
+
+PROJECT is a directory with a prune2deploy.toml and, after `prune2deploy profile`, its latency table. Budgets are shares of
+the dense latency by the table; nothing is timed here. WORK keeps what was found, so that an interrupted run goes on.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from prune2deploy.config import Project, load_project
+from prune2deploy.console import RichProgress
+from prune2deploy.models.registry import output_projection
+from prune2deploy.pruning import selection
+from prune2deploy.pruning.calibrate import Calibration, fisher_information
+from prune2deploy.pruning.costs import Costs, LatencyCosts
+from prune2deploy.pruning.importance import fisher_importance
+from prune2deploy.pruning.method import State, Step
+from prune2deploy.pruning.moments import BlockMoments, Moments
+from prune2deploy.pruning.ours import OursMethod
+from prune2deploy.pruning.refit import refit
+from prune2deploy.pruning.removal import removal_curve
+from prune2deploy.pruning.streams import BlockStatistics
+from prune2deploy.pruning.tuning import write_columns
+from prune2deploy.pruning.workbench import Workbench
+
+SHARES = (0.5, 1 / 3)
+SEEDS = (0, 1)
+
+
+class Changed(OursMethod):
+    """Ours with other moments; the curves follow."""
+
+    def __init__(self, calibration: Calibration):
+        super().__init__(calibration)
+        self.moments = self.changed(self.moments)
+        for block, found in self.moments.blocks.items():
+            weight = output_projection(calibration.model, block).weight.double().numpy()
+            self.importance[block] = removal_curve(weight, found.covariance, found.sensitivity, block.unit_size)
+
+    def changed(self, moments: Moments) -> Moments:
+        return moments
+
+
+class UniformTokens(Changed):
+    def changed(self, moments: Moments) -> Moments:
+        return Moments(moments.blocks, [np.ones_like(weights) for weights in moments.weights])
+
+
+class PlainError(Changed):
+    """Squared error of the output: all its directions matter alike, as much as on average in the block."""
+
+    def changed(self, moments: Moments) -> Moments:
+        blocks = {}
+        for block, found in moments.blocks.items():
+            size = len(found.sensitivity)
+            even = float(np.trace(found.sensitivity)) / size * np.eye(size)
+            blocks[block] = BlockMoments(found.mean, found.covariance, even)
+        return Moments(blocks, moments.weights)
+
+
+class RelativeError(Changed):
+    """The same, and all blocks matter alike: the error is relative to the block's output, as in ZipLM."""
+
+    def changed(self, moments: Moments) -> Moments:
+        blocks = {}
+        for block, found in moments.blocks.items():
+            weight = output_projection(self.calibration.model, block).weight.double().numpy()
+            even = np.eye(len(weight)) / float(np.einsum("ij,jk,ik->", weight, found.covariance, weight))
+            blocks[block] = BlockMoments(found.mean, found.covariance, even)
+        return Moments(blocks, moments.weights)
+
+
+class MaskFisher(OursMethod):
+    """Widths and first units by the diagonal Fisher information of masks (Kwon 2022, per sample)."""
+
+    def __init__(self, calibration: Calibration):
+        super().__init__(calibration)
+        self.importance = fisher_importance(fisher_information(calibration).diagonal)
+
+
+class NoReconstruction(OursMethod):
+    def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
+        return super().steps(costs, budget)[:1]
+
+
+class NoSelectionNorRefit(OursMethod):
+    def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
+        return super().steps(costs, budget)[1:]
+
+
+class SelectionBeforehand(OursMethod):
+    """Units as the removal curves of the dense model have them; only the re-fit sees the pruned prefix."""
+
+    def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
+        def refitting(state: State) -> State:
+            calibration = self.calibration
+            refit(calibration.model, state.model, state.plan, calibration.samples, calibration.progress)
+            return state
+
+        return [("re-fit", refitting), *super().steps(costs, budget)[1:]]
+
+
+class NoRefit(OursMethod):
+    """Units chosen on the pruned prefix, their weights left as they are but for the bias."""
+
+    def _select(self, state: State) -> State:
+        fit_columns, selection.fit_columns = selection.fit_columns, bias_only
+        try:
+            return super()._select(state)
+        finally:
+            selection.fit_columns = fit_columns
+
+
+def bias_only(projection: nn.Linear, columns: torch.Tensor, statistics: BlockStatistics) -> None:
+    write_columns(projection, columns, projection.weight[:, columns].double().numpy(), statistics)
+
+
+VARIANTS: dict[str, type[OursMethod]] = {
+    "all of it": OursMethod,
+    "no block reconstruction": NoReconstruction,
+    "no selection on the prefix": SelectionBeforehand,
+    "no re-fit of the weights": NoRefit,
+    "neither selection nor re-fit": NoSelectionNorRefit,
+    "all tokens count alike": UniformTokens,
+    "all output directions count alike": PlainError,
+    "all blocks count alike, too": RelativeError,
+    "widths by the masks' Fisher information": MaskFisher,
+}
+
+
+def measure(project: Project, name: str, seed: int, work: Path) -> list[dict]:
+    """One variant and seed at every share."""
+    kept = work / f"{name.replace(' ', '-')}-{seed}.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
+    seeded = project.model_copy(update={"calibration": project.calibration.model_copy(update={"seed": seed})})
+    workbench = Workbench(seeded, progress=RichProgress())
+    workbench.chosen = VARIANTS[name]
+    costs = LatencyCosts(workbench.table[0])
+    cells = []
+    for share in SHARES:
+        budget = share * workbench.table[0].dense_ms
+        method, stages = workbench.method, workbench.stages.afresh()
+        plan = method.search(costs, budget)
+        state = State(plan, method.masked(plan))
+        stages.add("search", state, 0.0)
+        for step_name, step in method.steps(costs, budget):
+            state = step(state)
+            stages.add(step_name, state, 0.0)
+        last = stages.results[-1]
+        cells.append({"variant": name, "seed": seed, "share": share, "score": last.score, "divergence": last.divergence,
+                      "stages": [result.model_dump(mode="json") for result in stages.results]})  # fmt: skip
+    kept.write_text(json.dumps(cells))
+    return cells
+
+
+def table(cells: list[dict]) -> list[str]:
+    header = [f"{what} at {share:.2f}" for share in SHARES for what in ("divergence", "accuracy")]
+    lines = ["| | " + " | ".join(header) + " |", "|---|" + "---|" * len(header)]
+    for name in dict.fromkeys(cell["variant"] for cell in cells):
+        row = []
+        for share in SHARES:
+            own = [cell for cell in cells if (cell["variant"], cell["share"]) == (name, share)]
+            for what, digits in (("divergence", 4), ("score", 2)):
+                values = [cell[what] for cell in own]
+                row.append(f"{np.mean(values):.{digits}f}")
+        lines.append(f"| {name} | " + " | ".join(row) + " |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("project", type=Path)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    options = parser.parse_args()
+    for folder in (options.work, options.out):
+        folder.mkdir(parents=True, exist_ok=True)
+    project = load_project(options.project / "prune2deploy.toml")
+    cells = [cell for seed in options.seeds for name in VARIANTS for cell in measure(project, name, seed, options.work)]
+    (options.out / f"ablation-{options.name}.json").write_text(json.dumps(cells, indent=1) + "\n")
+    lines = table(cells)
+    (options.out / f"ablation-{options.name}.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""The other way round: not the best model within a budget, but the fastest one that loses no more than it may."""
+
+from pathlib import Path
+
+from prune2deploy.budget import Budget
+from prune2deploy.errors import CheckFailedError, InputError
+from prune2deploy.models.checkpoint import load
+from prune2deploy.pruning.fit import floor_of
+from prune2deploy.pruning.shelf import Shelf
+from prune2deploy.pruning.workbench import HELD_OUT, Workbench
+from prune2deploy.tasks.predict import outputs_of, score_of, score_outputs, torch_run
+
+SAMPLES = 2048  # that the loss is taken on
+SLOWEST, FASTEST = 1.05, 8.0  # speedups that are looked between
+NEAREST_FLOOR = 0.9  # of the speedup that removing every block gives
+PRECISE = 1.04  # ratio of the speedups that enclose the answer, at which the search ends
+
+
+def fastest(shelf: Shelf, max_loss: float) -> Path:
+    """The directory of the fastest model on `shelf` that loses at most `max_loss` points, by bisection of the speedup.
+
+    The loss is taken on calibration samples that neither statistics nor the choice of steps have seen. Raises
+    CheckFailedError where even a hardly faster model loses more, and InputError.
+    """
+    if not max_loss >= 0:
+        raise InputError(f"--max-loss {max_loss:g}: give the points that may be lost, 0 or more")
+    workbench = shelf.workbench
+    table = workbench.table[0]
+    loss_of = UnseenLoss(workbench)
+    slow, fast = SLOWEST, min(FASTEST, NEAREST_FLOOR * table.dense_ms / max(floor_of(table), 1e-9))
+    best, least = None, float("inf")
+    while fast / slow > PRECISE:
+        speedup = round((slow * fast) ** 0.5, 2)  # as somebody would ask for it
+        try:
+            directory = shelf.at(Budget(kind="speedup", value=speedup))
+        except CheckFailedError as error:
+            workbench.progress.note(f"{speedup:g}× is not to be had: {error}")
+            fast = speedup
+            continue
+        lost = loss_of(directory)
+        least = min(least, lost)
+        workbench.progress.note(f"{speedup:g}× loses {lost:.2f} points on {len(loss_of.samples)} unseen calibration samples")
+        if lost <= max_loss:
+            best, slow = directory, speedup
+        else:
+            fast = speedup
+    if best is None:
+        found = f"the least that was lost is {least:.2f} points" if least < float("inf") else "none could be made"
+        raise CheckFailedError(
+            f"no model that is faster than the dense one loses at most {max_loss:g} points on unseen calibration "
+            f"samples: {found}; allow more, or give more calibration samples"
+        )
+    return best
+
+
+class UnseenLoss:
+    """Points of the task metric that a pruned model loses on samples that nothing was fitted to or chosen by.
+
+    Where the calibration split has no such samples left, those that steps were judged on have to do.
+    """
+
+    def __init__(self, workbench: Workbench):
+        settings = workbench.project.calibration
+        self.task = workbench.task
+        reserve = self.task.reserve(SAMPLES, settings.seed, settings.samples + HELD_OUT) or workbench.left_over
+        self.samples = reserve if len(reserve) > len(workbench.held_out) else workbench.held_out
+        with workbench.progress.track("scoring the dense model", 1) as advance:
+            self.dense = outputs_of(torch_run(workbench.model), self.samples)
+            advance()
+        self.score = score_outputs(self.dense, self.task, self.samples, self.dense)
+
+    def __call__(self, directory: Path) -> float:
+        """What the model in `directory` loses."""
+        return self.score.value - score_of(torch_run(load(directory)), self.task, self.samples, self.dense).value
