@@ -7,7 +7,9 @@ the dense latency by the table; nothing is timed here. WORK keeps what was found
 """
 
 import argparse
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +18,22 @@ from torch import nn
 
 from prune2deploy.config import Project, load_project
 from prune2deploy.console import RichProgress
+from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import output_projection
 from prune2deploy.pruning import selection
 from prune2deploy.pruning.calibrate import Calibration, fisher_information
 from prune2deploy.pruning.costs import Costs, LatencyCosts
 from prune2deploy.pruning.importance import fisher_importance
 from prune2deploy.pruning.method import State, Step
-from prune2deploy.pruning.moments import BlockMoments, Moments
+from prune2deploy.pruning.moments import BlockMoments, Moments, moments_of
 from prune2deploy.pruning.ours import OursMethod
 from prune2deploy.pruning.refit import refit
 from prune2deploy.pruning.removal import removal_curve
 from prune2deploy.pruning.streams import BlockStatistics
 from prune2deploy.pruning.tuning import write_columns
 from prune2deploy.pruning.workbench import Workbench
+from prune2deploy.pruning.ziplm import ZipLmMethod
+from prune2deploy.tasks.base import Batch
 
 SHARES = (0.5, 1 / 3)
 SEEDS = (0, 1)
@@ -39,13 +44,14 @@ class Changed(OursMethod):
 
     def __init__(self, calibration: Calibration):
         super().__init__(calibration)
-        self.moments = self.changed(self.moments)
-        for block, found in self.moments.blocks.items():
+        moments = self.changed(moments_of(calibration))
+        for block, found in moments.blocks.items():
             weight = output_projection(calibration.model, block).weight.double().numpy()
             self.importance[block] = removal_curve(weight, found.covariance, found.sensitivity, block.unit_size)
+        self.moments = moments.without_covariances()
 
     def changed(self, moments: Moments) -> Moments:
-        return moments
+        raise NotImplementedError
 
 
 class UniformTokens(Changed):
@@ -83,6 +89,39 @@ class MaskFisher(OursMethod):
     def __init__(self, calibration: Calibration):
         super().__init__(calibration)
         self.importance = fisher_importance(fisher_information(calibration).diagonal)
+
+
+class WithLabels(OursMethod):
+    """Gradients of the labels' own loss, in place of those of the predicted distribution."""
+
+    def __init__(self, calibration: Calibration):
+        samples, task = copy.copy(calibration.samples), copy.copy(calibration.task)
+        labels: list[np.ndarray] = []
+
+        def batch(indices: list[int]) -> Batch:
+            found = calibration.samples.batch(indices)
+            labels.append(found.labels)
+            return found
+
+        def probe(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+            wanted = torch.nn.functional.one_hot(torch.from_numpy(labels[-1]), logits.shape[-1])
+            return logits.softmax(-1) - wanted
+
+        samples.batch, task.fisher_probe = batch, probe  # type: ignore[method-assign]
+        super().__init__(replace(calibration, samples=samples, task=task, cache=None))
+        self.calibration = calibration
+
+
+class SearchedProfile(OursMethod):
+    """Widths by a search over coefficients of the curves, from all ones on: 60 trials judged by calibration divergence."""
+
+    def __init__(self, calibration: Calibration):
+        super().__init__(calibration)
+        self.searching = ZipLmMethod(calibration)
+        self.searching.errors = self.importance
+
+    def search(self, costs: Costs, budget: float) -> Plan:
+        return self.searching.search(costs, budget)
 
 
 class NoReconstruction(OursMethod):
@@ -132,6 +171,8 @@ VARIANTS: dict[str, type[OursMethod]] = {
     "all output directions count alike": PlainError,
     "all blocks count alike, too": RelativeError,
     "widths by the masks' Fisher information": MaskFisher,
+    "with labels": WithLabels,
+    "with a search over profiles": SearchedProfile,
 }
 
 

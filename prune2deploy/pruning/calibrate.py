@@ -12,7 +12,8 @@ from prune2deploy.files import read_arrays, write_arrays
 from prune2deploy.models.family import Block
 from prune2deploy.models.registry import blocks_of, output_projection
 from prune2deploy.progress import Progress
-from prune2deploy.tasks.base import Batch, Samples, Task
+from prune2deploy.pruning.streams import lengths_of
+from prune2deploy.tasks.base import Batch, Samples, Task, grouped
 from prune2deploy.team import team
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BATCH = 32
+ACTIVATIONS = 50_000_000  # numbers that a batch leaves behind for its backward pass, 200 MB
 
 
 @dataclass
@@ -36,6 +38,15 @@ class Calibration:
 
     def __post_init__(self) -> None:
         self.blocks = blocks_of(self.model)
+
+    def batches(self) -> list[tuple[int, list[int]]]:
+        """(number, indices of samples) of the batches that this process takes; small enough to go back through."""
+        projections = [output_projection(self.model, block) for block in self.blocks]
+        for_each_token = 3 * sum(projection.in_features + projection.out_features for projection in projections)
+        lengths = lengths_of(self.model, self.samples).tolist()
+        every = grouped(self.samples.order(), lengths, BATCH, ACTIVATIONS // for_each_token)
+        ours = team()
+        return list(enumerate(every))[ours.rank :: ours.size]
 
 
 @dataclass(frozen=True)
@@ -110,17 +121,16 @@ def fisher_information(calibration: Calibration) -> Fisher:
         return found
     diagonal = {block: np.zeros(block.units) for block in calibration.blocks}
     matrix = {block: np.zeros((block.units, block.units), dtype=np.float32) for block in calibration.blocks}
-    samples, ours = calibration.samples, team()
-    numbers = range(ours.rank, -(-len(samples) // BATCH), ours.size)
-    batches = (batch for _, batch in samples.batches(BATCH, ours.rank, ours.size))
-    for gradients in mask_gradients(calibration, zip(numbers, batches, strict=True), len(numbers)):
+    samples, chosen = calibration.samples, calibration.batches()
+    batches = ((number, samples.batch(indices)) for number, indices in chosen)
+    for gradients in mask_gradients(calibration, batches, len(chosen)):
         for block, gradient in gradients.items():
             diagonal[block] += gradient.double().square().sum(0).numpy()
             matrix[block] += (gradient.T @ gradient).numpy()
-    ours.add_up(*diagonal.values(), *matrix.values())
+    team().add_up(*diagonal.values(), *matrix.values())
     n = len(samples)
     fisher = Fisher({b: d / n for b, d in diagonal.items()}, {b: m / np.float32(n) for b, m in matrix.items()})
-    if stored and ours.leads:
+    if stored and team().leads:
         _write(fisher, stored)
     return fisher
 

@@ -7,7 +7,7 @@ output. Their Kronecker product stands for the Fisher information of the project
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from prune2deploy.errors import InputError
 from prune2deploy.files import read_arrays, write_arrays
 from prune2deploy.models.family import Block
 from prune2deploy.models.registry import output_projection
-from prune2deploy.pruning.calibrate import BATCH, Calibration, batch_generator
+from prune2deploy.pruning.calibrate import Calibration, batch_generator
 from prune2deploy.team import team
 
 if TYPE_CHECKING:
@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 
     ByBlock = dict[Block, torch.Tensor]
 
-CACHE = "moments.safetensors"
+CACHE = "moments"  # the folder of a file for each block, so that no copy of all of them is ever made
+MOMENTS = ("mean", "covariance", "sensitivity")
+WEIGHTS = "weights.safetensors"  # the last to be written
 UNIFORM = 0.1  # of a token's weight that does not depend on its gradient: later blocks may come to need any token
 
 
 @dataclass(frozen=True)
 class BlockMoments:
-    """Of one block with k input columns and d outputs of its output projection, over all valid tokens."""
+    """Of one block with k input columns and d outputs of its output projection, over all valid tokens; float32."""
 
     mean: np.ndarray  # [k], of the inputs
     covariance: np.ndarray  # [k, k], of the inputs, centred
@@ -49,6 +51,11 @@ class Moments:
     blocks: dict[Block, BlockMoments]
     weights: list[np.ndarray]
 
+    def without_covariances(self) -> "Moments":
+        """The same without what takes nearly all of the memory, once the removal curves are known."""
+        nothing = np.zeros((0, 0), dtype=np.float32)
+        return Moments({block: replace(found, covariance=nothing) for block, found in self.blocks.items()}, self.weights)
+
 
 def moments_of(calibration: Calibration) -> Moments:
     """The moments over all calibration samples; taken from the cache where they are there.
@@ -56,7 +63,7 @@ def moments_of(calibration: Calibration) -> Moments:
     Raises InputError where the model's outputs are not finite.
     """
     stored = calibration.cache / CACHE if calibration.cache else None
-    if stored and stored.is_file() and (found := _read(stored, calibration)):
+    if stored and (found := _read(stored, calibration)):
         return found
     moments = _measure(calibration)
     if stored and team().leads:
@@ -65,12 +72,12 @@ def moments_of(calibration: Calibration) -> Moments:
 
 
 def _measure(calibration: Calibration) -> Moments:
-    samples, blocks, ours = calibration.samples, calibration.blocks, team()
+    samples, blocks = calibration.samples, calibration.blocks
     sums = {block: _Sums(calibration, block) for block in blocks}
     weights: dict[int, np.ndarray] = {}
-    numbers = range(ours.rank, -(-len(samples) // BATCH), ours.size)
-    with calibration.progress.track("calibrating", len(numbers)) as advance:
-        for indices, inputs, gradients, valid in passes(calibration, numbers):
+    batches = calibration.batches()
+    with calibration.progress.track("calibrating", len(batches)) as advance:
+        for indices, inputs, gradients, valid in passes(calibration, batches):
             norms = np.stack([gradients[block].norm(dim=-1).numpy() for block in blocks], axis=1)
             for row, index in enumerate(indices):
                 weights[index] = norms[row][:, valid[row].numpy()]
@@ -83,7 +90,7 @@ def _measure(calibration: Calibration) -> Moments:
     tokens = sum(array.shape[1] for array in ordered)
     mean = sum(array.sum(axis=1, dtype=np.float64) for array in ordered) / tokens
     scale = ((1 - UNIFORM) / np.maximum(mean, np.finfo(np.float32).tiny)).astype(np.float32)[:, None]
-    found = {block: total.moments(len(samples)) for block, total in sums.items()}
+    found = {block: sums.pop(block).moments(len(samples)) for block in blocks}
     return Moments(found, [np.float32(UNIFORM) + array * scale for array in ordered])
 
 
@@ -102,14 +109,14 @@ def _gathered(own: dict[int, np.ndarray], samples: int, blocks: int) -> list[np.
 
 
 class _Sums:
-    """Running sums of one block; products in float32, batch by batch, added up in float64."""
+    """Running sums of one block. Products are in float32: at a width of 3,072, one matrix has 38 MB already."""
 
     def __init__(self, calibration: Calibration, block: Block):
         projection = output_projection(calibration.model, block)
         self.tokens = np.zeros(1, dtype=np.int64)
         self.x = np.zeros(projection.in_features)
-        self.xx = np.zeros((projection.in_features, projection.in_features))
-        self.gg = np.zeros((projection.out_features, projection.out_features))
+        self.xx = np.zeros((projection.in_features, projection.in_features), dtype=np.float32)
+        self.gg = np.zeros((projection.out_features, projection.out_features), dtype=np.float32)
 
     def add(self, inputs: "torch.Tensor", gradients: "torch.Tensor") -> None:
         self.tokens += len(inputs)
@@ -122,19 +129,20 @@ class _Sums:
 
     def moments(self, samples: int) -> BlockMoments:
         mean = self.x / self.tokens
-        return BlockMoments(mean, self.xx / self.tokens - np.outer(mean, mean), self.gg / samples)
+        covariance = self.xx / self.tokens - np.outer(mean, mean)
+        return BlockMoments(mean, covariance.astype(np.float32), self.gg / np.float32(samples))
 
 
 def passes(
-    calibration: Calibration, numbers: range
+    calibration: Calibration, batches: list[tuple[int, list[int]]]
 ) -> "Iterator[tuple[list[int], ByBlock, ByBlock, torch.Tensor]]":
-    """(indices, inputs, gradients at outputs, valid [batch, tokens]) of the batches with these `numbers`."""
+    """(indices, inputs, gradients at outputs, valid [batch, tokens]) of each of `batches`, (number, indices)."""
     import torch
 
     model, task = calibration.model, calibration.task
-    batches = calibration.samples.batches(BATCH, numbers.start, numbers.step)
     with _watched(calibration) as (inputs, outputs):
-        for number, (indices, batch) in zip(numbers, batches, strict=True):
+        for number, indices in batches:
+            batch = calibration.samples.batch(indices)
             logits = model(**batch.tensors()).logits
             if not torch.isfinite(logits).all():
                 raise InputError(f"data {task.data.path!r}: the dense model's outputs are not finite on some samples")
@@ -166,28 +174,23 @@ def _watched(calibration: Calibration) -> "Iterator[tuple[ByBlock, ByBlock]]":
             handle.remove()
 
 
-def _write(moments: Moments, path: Path) -> None:
-    arrays = {
-        f"{name}.{block.key}": getattr(found, name)
-        for block, found in moments.blocks.items()
-        for name in ("mean", "covariance", "sensitivity")
-    }
-    arrays["weights"] = np.concatenate(moments.weights, axis=1)
-    arrays["lengths"] = np.asarray([array.shape[1] for array in moments.weights])
-    write_arrays(path, arrays)
+def _write(moments: Moments, directory: Path) -> None:
+    for block, found in moments.blocks.items():
+        write_arrays(directory / f"{block.key}.safetensors", {name: getattr(found, name) for name in MOMENTS})
+    lengths = np.asarray([array.shape[1] for array in moments.weights])
+    write_arrays(directory / WEIGHTS, {"weights": np.concatenate(moments.weights, axis=1), "lengths": lengths})
 
 
-def _read(path: Path, calibration: Calibration) -> Moments | None:
-    """What `_write` wrote; None where the file is damaged, so that the pass is made again."""
+def _read(directory: Path, calibration: Calibration) -> Moments | None:
+    """What `_write` wrote; None where it is damaged or was cut short, so that the pass is made again."""
     try:
-        arrays = read_arrays(path)
-        blocks = {
-            block: BlockMoments(*(arrays[f"{name}.{block.key}"] for name in ("mean", "covariance", "sensitivity")))
-            for block in calibration.blocks
-        }
-        ends = np.cumsum(arrays["lengths"])[:-1]
-        weights = [np.ascontiguousarray(part) for part in np.split(arrays["weights"], ends, axis=1)]
+        last = read_arrays(directory / WEIGHTS)
+        blocks = {}
+        for block in calibration.blocks:
+            arrays = read_arrays(directory / f"{block.key}.safetensors")
+            blocks[block] = BlockMoments(*(arrays[name] for name in MOMENTS))
+        ends = np.cumsum(last["lengths"])[:-1]
+        weights = [np.ascontiguousarray(part) for part in np.split(last["weights"], ends, axis=1)]
     except (InputError, KeyError):
-        path.unlink(missing_ok=True)
         return None
     return Moments(blocks, weights)

@@ -1,7 +1,5 @@
 """Our method: removal costs in units of the final loss, selection and re-fit on the pruned prefix, reconstruction."""
 
-import copy
-
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import output_projection
 from prune2deploy.pruning.calibrate import Calibration
@@ -29,6 +27,7 @@ class OursMethod(Method):
                 weight = output_projection(calibration.model, block).weight.double().numpy()
                 self.importance[block] = removal_curve(weight, found.covariance, found.sensitivity, block.unit_size)
                 advance()
+        self.moments = self.moments.without_covariances()
 
     def search(self, costs: Costs, budget: float) -> Plan:
         """See Method."""
@@ -39,8 +38,8 @@ class OursMethod(Method):
         return [("selection and re-fit", self._select), ("block reconstruction", self._reconstruct)]
 
     def _select(self, state: State) -> State:
-        calibration = self.calibration
-        pruned = copy.deepcopy(calibration.model)
+        calibration, pruned = self.calibration, state.model
+        pruned.load_state_dict(calibration.model.state_dict())  # the search's masks are only a first idea
         widths = state.plan.widths(calibration.blocks)
         kept = select_and_refit(
             calibration.model, pruned, widths, self.moments, calibration.samples, calibration.progress

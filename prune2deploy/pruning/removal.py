@@ -40,7 +40,7 @@ def removal_curve(
     if not covariance.any():
         return Importance(np.arange(units), np.zeros(units + 1))
     inverse = np.linalg.inv(damped(covariance))
-    seen = _square_root(sensitivity) @ weight  # what of the weights the loss sees
+    seen = _square_root(sensitivity.astype(np.float64)) @ weight  # what of the weights the loss sees
     left = np.arange(units)
     gone: list[int] = []
     loss = np.zeros(units + 1)

@@ -23,7 +23,7 @@ def select_and_refit(
 ) -> dict[Block, list[int]]:
     """Choose `widths` units of each block and re-fit its output projection, in place in `pruned`, in forward order.
 
-    `pruned` starts as a copy of `dense`. Each block's units go by `removal_curve` from the best dense answer to the
+    `pruned` starts with the weights of `dense`. Each block's units go by `removal_curve` from the best dense answer to the
     prefix as it is by then; the survivors are then fitted by ridge regression to what the dense model has in the
     residual stream behind the block (after OSSCAR, Meng et al. 2024, and K-prune, Park et al. 2024). Tokens count by
     their weight in `moments`.

@@ -15,7 +15,7 @@ from prune2deploy.models.family import KINDS, Block, Kind
 from prune2deploy.models.layer_call import LayerCall, capture
 from prune2deploy.models.registry import blocks_of, family_of, layers_of, output_projection
 from prune2deploy.models.surgery import columns_of
-from prune2deploy.tasks.base import Samples
+from prune2deploy.tasks.base import Samples, grouped
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BATCH = 32
-TOKENS = 65_536  # that least squares are solved over; more changed nothing measurable and would not fit into memory
+BATCH_TOKENS = 4096
+NUMBERS = 65_536 * 384  # in one stream of hidden states, 100 MB: what least squares are solved over; there are four
 
 
 @dataclass
@@ -55,16 +56,15 @@ class Streams:
 
     def __init__(
         self, dense: "PreTrainedModel", pruned: "PreTrainedModel", samples: Samples,
-        weights: Sequence[np.ndarray] | None = None, tokens: int = TOKENS,
+        weights: Sequence[np.ndarray] | None = None,
     ):
         """`dense` is aimed at; `pruned` is masked, with the dense model's shapes, and may change as the walk goes on.
 
         Args:
             dense: left as it is.
             pruned: see above.
-            samples: evenly thinned out where they have more than `tokens` tokens in all.
+            samples: evenly thinned out where a stream of them has more than `NUMBERS` numbers.
             weights: per sample [blocks, tokens], what each token counts in the statistics; None: all the same.
-            tokens: see `samples`.
         """
         import torch
 
@@ -74,8 +74,10 @@ class Streams:
         self.valid: list[torch.Tensor] = []
         self.weights: list[torch.Tensor] = []  # per batch [blocks, valid tokens]
         self.rows = {block: row for row, block in enumerate(blocks_of(dense))}
-        taken = thinned(dense, samples, tokens)
-        for indices, batch in samples.select(taken).batches(BATCH):
+        taken = thinned(dense, samples, NUMBERS // family_of(dense.config).signature(dense.config).hidden_size)
+        some = samples.select(taken)
+        for indices in grouped(some.order(), lengths_of(dense, some).tolist(), BATCH, BATCH_TOKENS):
+            batch = some.batch(indices)
             call = capture(dense, batch.tensors())
             self.calls.append(call)
             self.valid.append(batch.counted(call.hidden))
@@ -215,26 +217,30 @@ class Reconstruction:
     """How far the pruned model's last layer is from the dense model's, on a fixed set of samples."""
 
     def __init__(self, dense: "PreTrainedModel", samples: Samples):
+        import torch
+
         self.samples = samples
-        self.dense = self._last_layer(dense)
+        self.dense = list(self._last_layer(dense))
+        tokens = torch.cat(self.dense)
+        mean = tokens.mean(0, dtype=torch.float64)
+        self.variance = sum(float((rows - mean).square().sum()) for rows in self.dense)
 
     def error(self, pruned: "PreTrainedModel") -> float:
         """Squared error of the last layer's output relative to the variance of the dense model's."""
-        wanted, got = self.dense, self._last_layer(pruned)
-        return float((got - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum())
+        pairs = zip(self._last_layer(pruned), self.dense, strict=True)
+        return sum(float((got - wanted).double().square().sum()) for got, wanted in pairs) / self.variance
 
-    def _last_layer(self, model: "PreTrainedModel") -> "torch.Tensor":
+    def _last_layer(self, model: "PreTrainedModel") -> "Iterator[torch.Tensor]":
+        """What the last layer puts out for the valid tokens of each batch, [tokens, d]."""
         import torch
 
         found: list[torch.Tensor] = []
         handle = layers_of(model)[-1].register_forward_hook(lambda module, args, output: found.append(output))
-        rows = []
         try:
             for _, batch in self.samples.batches(BATCH):
                 with torch.no_grad():
                     model(**batch.tensors())
                 hidden = found.pop()
-                rows.append(hidden[batch.counted(hidden)])
+                yield hidden[batch.counted(hidden)]
         finally:
             handle.remove()
-        return torch.cat(rows).double()

@@ -1,7 +1,7 @@
 """What every task offers to the stages."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, np.ndarray]
 LARGEST_BATCH = 4096  # that an export promises to take
+FORWARD_TOKENS = 8192  # in a batch that only goes forward
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,24 @@ class Samples(ABC):
         """The order in which `batches` goes through the samples; similar ones together where padding costs."""
         return list(range(len(self)))
 
-    def batches(self, size: int, first: int = 0, step: int = 1) -> Iterator[tuple[list[int], Batch]]:
-        """All samples, `size` at a time, each batch with the indices of its samples; or every `step`th from `first`."""
-        order = self.order()
-        for start in range(first * size, len(order), step * size):
-            indices = order[start : start + size]
+    def batches(self, size: int) -> Iterator[tuple[list[int], Batch]]:
+        """All samples, at most `size` at a time, each batch with the indices of its samples."""
+        lengths = [self.tokens(index) or 1 for index in range(len(self))]
+        for indices in grouped(self.order(), lengths, size, FORWARD_TOKENS):
             yield indices, self.batch(indices)
+
+
+def grouped(order: Sequence[int], lengths: Sequence[int], size: int, tokens: int) -> list[list[int]]:
+    """`order` in batches of at most `size` samples that, padded, fill at most `tokens` positions; one sample at least."""
+    batches: list[list[int]] = []
+    longest = 0
+    for index in order:
+        longest = max(longest, lengths[index])
+        if not batches or len(batches[-1]) == size or longest * (len(batches[-1]) + 1) > tokens:
+            batches.append([])
+            longest = lengths[index]
+        batches[-1].append(index)
+    return batches
 
 
 class Task(ABC):

@@ -58,8 +58,7 @@ def test_models_of_a_frontier_are_those_that_prune_makes(swept):
 
 
 def test_statistics_are_taken_once_for_all_budgets(work, clock, monkeypatch):
-    for path in (work / ".prune2deploy" / "prune").rglob("moments.safetensors"):
-        path.unlink()
+    shutil.rmtree(work / ".prune2deploy" / "prune")
     passes, real = [], moments.passes
     monkeypatch.setattr(moments, "passes", lambda *args: passes.append(1) or real(*args))
     answer(cli(*SWEEP, "--json"))

@@ -7,7 +7,9 @@ import torch
 
 from prune2deploy.errors import InputError
 from prune2deploy.models.registry import output_projection
+from prune2deploy.pruning import calibrate
 from prune2deploy.pruning.calibrate import fisher_information, mask_gradients
+from prune2deploy.team import Team
 
 
 def gradients_of(calibration, batches=None):
@@ -192,3 +194,25 @@ def test_drawn_labels_follow_the_models_own_predictions(case):
     labelled.labels = np.zeros(len(labelled), dtype=np.int64)
     other = gradients_of(synthetic.calibration(case, labelled))
     assert not any(torch.equal(found[block], other[block]) for block in wanted)
+
+
+# batches
+
+
+def test_every_sample_is_in_one_batch_of_one_process(case, monkeypatch):
+    calibration = synthetic.calibration(case)
+    alone = calibration.batches()
+    assert sorted(index for _, indices in alone for index in indices) == list(range(len(case.samples)))
+    monkeypatch.setattr(calibrate, "BATCH", 3)
+    several = calibration.batches()
+    shares = []
+    for rank in range(3):
+        monkeypatch.setattr(calibrate, "team", lambda rank=rank: Team(rank, 3))
+        shares.extend(calibration.batches())
+    assert sorted(shares) == several
+    assert len(several) > len(alone)
+
+
+def test_batches_leave_few_activations_behind(case, monkeypatch):
+    monkeypatch.setattr(calibrate, "ACTIVATIONS", 1)
+    assert all(len(indices) == 1 for _, indices in synthetic.calibration(case).batches())

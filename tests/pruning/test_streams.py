@@ -8,6 +8,7 @@ import torch
 
 from prune2deploy.models.registry import blocks_of, layers_of, output_projection
 from prune2deploy.models.surgery import columns_of, mask_
+from prune2deploy.pruning import streams as streams_module
 from prune2deploy.pruning.streams import BlockStatistics, Reconstruction, Streams, lengths_of
 
 ENTRIES = {  # the module whose input the block's output is added to
@@ -135,12 +136,13 @@ def test_models_are_left_without_hooks(case):
         assert torch.equal(model(**inputs).logits, logits)
 
 
-def test_tokens_are_limited_by_leaving_samples_out(case):
+def test_tokens_are_limited_by_leaving_samples_out(case, monkeypatch):
     block = blocks_of(case.model)[0]
     total = int(lengths_of(case.model, case.samples).sum())
     counts = []
     for limit in (total, total // 2, 1):
-        streams = Streams(case.model, copy.deepcopy(case.model), case.samples, tokens=limit)
+        monkeypatch.setattr(streams_module, "NUMBERS", limit * case.model.config.hidden_size)
+        streams = Streams(case.model, copy.deepcopy(case.model), case.samples)
         streams.enter(0)
         counts.append(streams.statistics(block, [0]).n)
     assert counts[0] == total
