@@ -10,6 +10,12 @@ from prune2deploy.files import Record
 BudgetKind = Literal["latency_ms", "speedup", "flops"]
 
 
+def refuse_silly_loss(max_loss: float | None) -> None:
+    """Raise InputError where `max_loss`, if given, is no number of points that may be lost."""
+    if max_loss is not None and not 0 <= max_loss < float("inf"):
+        raise InputError(f"--max-loss {max_loss:g}: give the points that may be lost, 0 or more")
+
+
 class Budget(Record):
     """`latency_ms`: milliseconds over the workload; `speedup`: dense over pruned; `flops`: share of the dense FLOPs."""
 
@@ -30,7 +36,7 @@ class Budget(Record):
         given = {"latency_ms": latency_ms, "speedup": speedup, "flops": flops}
         chosen = [(kind, value) for kind, value in given.items() if value is not None]
         if len(chosen) != 1:
-            raise InputError("give one budget: --latency-ms, --speedup" + (" or --flops (prune only)"))
+            raise InputError("give one budget: --latency-ms or --speedup (prune: or --flops); or only --max-loss")
         kind, value = chosen[0]
         option = "--" + kind.replace("_", "-")
         if not value > 0 or value == float("inf"):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prune2deploy.config import Project, load_project
-from prune2deploy.console import RichProgress, guarded, print_json
+from prune2deploy.console import Commands, RichProgress, guarded, print_json
 from prune2deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -14,9 +14,27 @@ if TYPE_CHECKING:
     from prune2deploy.validation.record import Report
 
 app = typer.Typer(
+    cls=Commands,
     help="Prune a fine-tuned Transformer to a measured latency budget and carry it, validated, into production.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
+
+def _version(asked: bool) -> None:
+    if asked:
+        from prune2deploy import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """What belongs to no command."""
+
 
 ProjectFile = Annotated[
     Path | None, typer.Option("--project", help="The project file; prune2deploy.toml here by default.")
@@ -28,7 +46,8 @@ Batches = Annotated[
     list[int] | None, typer.Option("--batch", help="Batch size of a workload point; repeat for several.")
 ]
 Lengths = Annotated[
-    list[int] | None, typer.Option("--seq-len", help="Sequence length of a workload point; one for each --batch.")
+    list[int] | None,
+    typer.Option("--seq-len", help="Sequence length of a workload point; one for each --batch, or one for all."),
 ]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; one a physical core by default.")]
 LatencyMs = Annotated[float | None, typer.Option("--latency-ms", help="Budget: milliseconds over the workload.")]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from prune2deploy.budget import Budget
+from prune2deploy.budget import Budget, refuse_silly_loss
 from prune2deploy.config import Project
 from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError, LossExceededError
 from prune2deploy.exporting.manifest import entry_name
@@ -41,6 +41,7 @@ def run(
     after a few rounds.
     """
     refuse_team("run")
+    refuse_silly_loss(max_loss)
     progress = progress or Progress()
     if budget is not None and budget.kind == "flops":
         raise InputError("run promises a measured latency: give --latency-ms or --speedup (prune takes --flops)")
@@ -93,7 +94,7 @@ class Attempt:
 def fastest_budget(shelf: Shelf, max_loss: float | None) -> Budget:
     """The speedup of the fastest model on `shelf` that loses at most `max_loss` points."""
     if max_loss is None:
-        raise InputError("give a budget, --latency-ms or --speedup, or with --max-loss the points that may be lost")
+        raise InputError("give a budget, or with max_loss the points that may be lost")
     return read_pruned_record(fastest(shelf, max_loss)).provenance.budget
 
 

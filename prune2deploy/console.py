@@ -5,12 +5,13 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from prune2deploy.errors import Prune2DeployError
 from prune2deploy.progress import Advance, Progress
@@ -19,6 +20,7 @@ from prune2deploy.team import ShareDone
 P = ParamSpec("P")
 R = TypeVar("R")
 INTERRUPTED = 130
+UsageError: Any = typer.BadParameter.__bases__[0]  # typer carries a click of its own and does not export this one
 
 
 class RichProgress(Progress):
@@ -59,19 +61,41 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         except ShareDone:
             raise typer.Exit(0) from None
         except KeyboardInterrupt:
-            message, code = "stopped; the same command goes on where this one was", INTERRUPTED
+            message, code = "stopped; the same command goes on from the parts that were finished", INTERRUPTED
         except Exception as error:
             problem = _of_the_machine(error)
             if problem is None:
                 raise
             message, code = problem, 2
-        message = " ".join(message.split())
-        if kwargs.get("as_json"):
-            print(json.dumps({"error": message, "exit_code": code}))
-        print(f"error: {message}", file=sys.stderr)
+        tell(message, code, bool(kwargs.get("as_json")))
         raise typer.Exit(code)
 
     return call
+
+
+def tell(message: str, code: int, as_json: bool) -> None:
+    """One line on stderr; with --json, an object on stdout too."""
+    message = " ".join(message.split())
+    if as_json:
+        print(json.dumps({"error": message, "exit_code": code}))
+    print(f"error: {message}", file=sys.stderr)
+
+
+class Commands(TyperGroup):
+    """The commands; a wrong option is told of as any other error is."""
+
+    def main(self, args: Sequence[str] | None = None, *others: Any, **options: Any) -> Any:
+        """Run the command that `args` name, and exit."""
+        given = list(sys.argv[1:] if args is None else args)
+        if not given:
+            return super().main(given, *others, **options)  # shows the help
+        try:
+            code = super().main(given, *others, **{**options, "standalone_mode": False})
+        except UsageError as error:
+            usage = f" ({error.ctx.get_usage()})" if error.ctx else ""
+            tell(error.format_message() + usage, error.exit_code, "--json" in given)
+            code = error.exit_code
+        sys.exit(code if isinstance(code, int) else 0)
 
 
 def _of_the_machine(error: Exception) -> str | None:
@@ -83,7 +107,7 @@ def _of_the_machine(error: Exception) -> str | None:
     if number == errno.EDQUOT:
         return f"the disk quota is used up: {said}; make room and run this again"
     if isinstance(error, PermissionError) or number == errno.EROFS:
-        return f"no permission to write: {said}"
+        return f"no permission: {said}"
     if isinstance(error, MemoryError):
         return "out of memory; use fewer calibration samples (calibration.samples) or a machine with more"
     return None

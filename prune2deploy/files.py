@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +41,8 @@ def read_record(path: Path, record: type[ModelT], what: str) -> ModelT:
 
 def first_problem(error: ValidationError) -> str:
     """The first problem that pydantic found, on one line."""
-    problem = error.errors()[0]
+    # a misspelt key tells more than the one that it leaves missing
+    problem = next((each for each in error.errors() if each["type"] == "extra_forbidden"), error.errors()[0])
     where = ".".join(str(part) for part in problem["loc"])
     return f"{where}: {problem['msg']}" if where else str(problem["msg"])
 
@@ -52,9 +54,17 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
+        share(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def share(path: Path) -> None:
+    """Give `path` the mode of any new file: safetensors and others write files that only their owner can read."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -56,6 +56,8 @@ def init(
     for key, value in (settings or {}).items():
         values[key] = {**values[key], **value} if isinstance(values.get(key), dict) else value
     project = project_from(values, root, "the project")
-    task_of(project, directory, config)
+    looked_at = task_of(project, directory, config)  # what is wrong with the samples is better said now than later
+    looked_at.evaluation()
+    looked_at.calibration(project.calibration.samples, project.calibration.seed)
     save_project(project, path)
     return project, path

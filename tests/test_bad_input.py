@@ -151,7 +151,7 @@ def test_data_that_cannot_be_read(here, project, bert_dir, tmp_path):
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ([], "give one budget: --latency-ms, --speedup"),
+        ([], "give one budget: --latency-ms or --speedup"),
         (["--speedup", 2, "--latency-ms", 2], "give one budget"),
         (["--speedup", 1], "a speedup is larger than 1"),
         (["--speedup", 0.5], "a speedup is larger than 1"),

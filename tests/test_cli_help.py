@@ -100,9 +100,19 @@ def test_what_no_command_takes_is_a_usage_error(arguments, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
-    assert "Usage" in result.stderr
+    [line] = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "Usage: " in line
     assert result.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert json.loads(result.stdout) == {"error": result.stderr.strip().removeprefix("error: "), "exit_code": 2}
+
+
+def test_version():
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"{prune2deploy.__version__}\n")
 
 
 def test_nothing_said_shows_the_help():

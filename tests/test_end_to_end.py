@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import onnx
@@ -12,10 +13,13 @@ from tritonclient.grpc import model_config_pb2
 
 import prune2deploy
 from prune2deploy import closed_loop
+from prune2deploy.errors import UnstableMeasurementError
+from prune2deploy.exporting import recheck
 from prune2deploy.models.checkpoint import load_dense, read_pruned_record
 from prune2deploy.pruning.workbench import Workbench
 from prune2deploy.tasks.registry import task_of
-from prune2deploy.validation.record import Report
+from prune2deploy.validation import assess
+from prune2deploy.validation.record import Check, Report
 
 pytest_plugins = ("made",)
 
@@ -223,21 +227,23 @@ def test_prune_away_from_the_target_keeps_a_margin(work, clock):
 # promises that are not kept
 
 
-def test_model_that_lost_too_much_is_not_exported(work_pruned, bert_made, clock):
+def test_model_that_lost_too_much_is_not_exported(work_pruned, bert_made, clock, monkeypatch):
+    lost = Check(name="at most 1 points lost", passed=False, detail="lost 2 points")
+    monkeypatch.setattr(assess, "loss_check", lambda *args: lost)
     name = bert_made.package.name
     before = files_in(work_pruned)
-    message = refused(cli("export", "--max-loss", -101), "at most -101 points lost", "nothing was exported", code=1)
+    message = refused(cli("export", "--max-loss", 1), "at most 1 points lost", "nothing was exported", code=1)
     after = files_in(work_pruned)
     assert {name for name, content in after.items() if content is not None} == {
         name for name, content in before.items() if content is not None
     }  # fmt: skip
     rejected = work_pruned / ".prune2deploy" / "rejected" / f"{name}.html"
     assert str(rejected) in message
-    assert "FAILED at most -101 points lost" in rejected.read_text(encoding="utf-8")
+    assert "FAILED at most 1 points lost" in rejected.read_text(encoding="utf-8")
 
-    result = cli("export", "--max-loss", -101, "--force")
+    result = cli("export", "--max-loss", 1, "--force")
     assert result.exit_code == 1
-    assert result.stdout.startswith("FAILED at most -101 points lost")
+    assert result.stdout.startswith("FAILED at most 1 points lost")
     package = work_pruned / "model_repository" / name
     report = report_of(package)
     assert report.verdict == "failed"
@@ -305,6 +311,31 @@ def test_engine_that_no_search_can_make_fast_enough(work, clock):
     before = files_in(work)
     refused(cli("prune", "--latency-ms", 2.5), "the budget of 2.5 ms was not met", "ask for at least that", code=1)
     assert files_in(work) == before
+
+
+@pytest.mark.parametrize("loss", [-1, "nan", "inf"])
+def test_losses_without_sense_are_refused_before_anything_is_done(loss, work_pruned, clock):
+    for command in (("export",), ("run", "--speedup", 2, "--name", "other")):
+        refused(cli(*command, "--max-loss", loss), "0 or more")
+    assert clock.asked == []
+
+
+def test_what_was_found_is_told_even_where_latency_cannot_be_measured(bert_made, tmp_path, clock, monkeypatch):
+    package = shutil.copytree(bert_made.package, tmp_path / bert_made.package.name)
+    with (package / "processor" / "tokenizer.json").open("a", encoding="utf-8") as stream:
+        stream.write(" ")
+
+    def busy(*args):
+        raise UnstableMeasurementError("the machine is busy")
+
+    monkeypatch.setattr(recheck, "time_workload", busy)
+    monkeypatch.chdir(tmp_path)
+    found = answer(cli("validate", package, "--json"), code=1)
+    failed = {check["name"]: check["detail"] for check in found["checks"] if not check["passed"]}
+    assert failed == {
+        "files": "processor/tokenizer.json was changed", "latency": "could not be measured: the machine is busy"
+    }  # fmt: skip
+    assert found["passed"] is False
 
 
 def test_package_slower_than_its_budget_does_not_validate(bert_made, clock, monkeypatch):

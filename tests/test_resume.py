@@ -31,7 +31,7 @@ def stopped(patch, where, name, *command):
     """Run `command` until it calls `where.name`."""
     with patch.context() as until:
         until.setattr(where, name, interrupt)
-        refused(cli(*command), "the same command goes on where this one was", code=130)
+        refused(cli(*command), "the same command goes on from the parts that were finished", code=130)
 
 
 def counted(patch, where, name):

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from prune2deploy.config import Project, Target
-from prune2deploy.errors import InputError
+from prune2deploy.errors import InputError, UnstableMeasurementError
 from prune2deploy.exporting.manifest import MANIFEST_FILE, REFERENCE_FILE, Manifest, files_of, read_manifest
 from prune2deploy.exporting.references import read_references
 from prune2deploy.exporting.stage import entry_check
@@ -75,7 +75,11 @@ def validate(package: Path, project: Project | None = None, progress: Progress |
     engines: dict[str, Engine] = {PRUNED: runtime.build(package / MODEL_FILE)}
     dense = dense_engine(manifest, project, runtime, not_checked)
     engines[DENSE] = dense or engines[PRUNED]
-    timings = time_workload(engines, workload, progress, "measuring latency", ROUNDS)
+    try:
+        timings = time_workload(engines, workload, progress, "measuring latency", ROUNDS)
+    except UnstableMeasurementError as error:
+        checks.append(Check(name="latency", passed=False, detail=f"could not be measured: {error}"))
+        return Validation(package=str(package), passed=False, checks=checks, not_checked=not_checked)
     measured = timings[PRUNED].ms
     here = runtime.device()
     if (here.name, here.cores) != (manifest.device.name, manifest.device.cores):

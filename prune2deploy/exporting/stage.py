@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from prune2deploy.budget import Budget
+from prune2deploy.budget import Budget, refuse_silly_loss
 from prune2deploy.config import Project
-from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError, LossExceededError
+from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError, LossExceededError, UnstableMeasurementError
 from prune2deploy.exporting.fuse import GAIN, fuse
 from prune2deploy.exporting.manifest import MANIFEST_FILE, Manifest, entry_name, files_of
 from prune2deploy.exporting.references import write_references
@@ -51,6 +51,7 @@ def export(
     `force`, and then the report says so on its first line. Raises CheckFailedError naming the check, and InputError.
     """
     refuse_team("export")
+    refuse_silly_loss(max_loss)
     progress = progress or Progress()
     start = time.monotonic()
     name = entry_name(name, project)
@@ -127,7 +128,11 @@ def take_fused(
         np.allclose(engines["fused"].run(inputs), engines[PRUNED].run(inputs), rtol=1e-4, atol=1e-4)
         for _, inputs in workload
     )
-    timings = time_workload(engines, workload, progress, "plain against fused graph")
+    try:
+        timings = time_workload(engines, workload, progress, "plain against fused graph")
+    except UnstableMeasurementError:
+        fused_file.unlink()
+        raise
     plain, fused = timings[PRUNED].ms, timings["fused"].ms
     taken = equal and fused < (1 - GAIN) * plain
     progress.note(f"fused graph: {fused:.2f} ms, plain {plain:.2f} ms; " + ("taken" if taken else "not taken"))

@@ -88,4 +88,6 @@ def picked(directory: Path, name: str) -> Path:
     names = [point.name for point in frontier.points]
     if name not in names:
         raise InputError(f"{directory} has no point {name!r}; it has: {', '.join(names)}")
+    if not (directory / name).is_dir():
+        raise InputError(f"{directory / name} is gone; make the frontier again")
     return directory / name

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from prune2deploy.budget import Budget
 from prune2deploy.errors import InputError
-from prune2deploy.files import Record, read_record, sha256_of, write_record
+from prune2deploy.files import Record, read_record, sha256_of, share, write_record
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import family_of
 
@@ -180,6 +180,7 @@ def save_pruned(model: "PreTrainedModel", plan: Plan, provenance: Provenance, so
 
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+    share(directory / WEIGHTS_FILE)
     model.config.to_json_file(directory / "config.json", use_diff=False)
     for file in processor_files(source):
         shutil.copy2(file, directory / file.name)

@@ -1,9 +1,10 @@
 """The other way round: not the best model within a budget, but the fastest one that loses no more than it may."""
 
+import math
 from pathlib import Path
 
-from prune2deploy.budget import Budget
-from prune2deploy.errors import CheckFailedError, InputError
+from prune2deploy.budget import Budget, refuse_silly_loss
+from prune2deploy.errors import CheckFailedError
 from prune2deploy.models.checkpoint import load
 from prune2deploy.pruning.fit import floor_of
 from prune2deploy.pruning.shelf import Shelf
@@ -22,8 +23,7 @@ def fastest(shelf: Shelf, max_loss: float) -> Path:
     The loss is taken on calibration samples that neither statistics nor the choice of steps have seen. Raises
     CheckFailedError where even a hardly faster model loses more, and InputError.
     """
-    if not max_loss >= 0:
-        raise InputError(f"--max-loss {max_loss:g}: give the points that may be lost, 0 or more")
+    refuse_silly_loss(max_loss)
     workbench = shelf.workbench
     table = workbench.table[0]
     loss_of = UnseenLoss(workbench)
@@ -31,6 +31,8 @@ def fastest(shelf: Shelf, max_loss: float) -> Path:
     best, least = None, float("inf")
     while fast / slow > PRECISE:
         speedup = round((slow * fast) ** 0.5, 2)  # as somebody would ask for it
+        left = math.ceil(math.log2(math.log(fast / slow) / math.log(PRECISE)))
+        workbench.progress.note(f"between {slow:.3g}× and {fast:.3g}×, at most {left} models to go; now {speedup:g}×")
         try:
             directory = shelf.at(Budget(kind="speedup", value=speedup))
         except CheckFailedError as error:

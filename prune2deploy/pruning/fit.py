@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from prune2deploy.budget import Budget
 from prune2deploy.config import Project
 from prune2deploy.errors import CheckFailedError, InputError, UnreachableBudgetError
@@ -30,6 +32,7 @@ AIM = 0.97  # of the budget
 ACCEPTED = (0.955, 0.982)  # so that later measurements, with their own noise of 1 to 2 %, are within 95 and 100 %
 LAST_RESORT = 0.99
 ROUNDS = 6
+PATIENCE, NEARLY = 3, 0.94  # after so many rounds, a candidate that uses this much of the budget will do
 Search = Callable[[float], Plan]  # from a target in the table's milliseconds
 
 
@@ -69,8 +72,10 @@ class EngineBench:
             export_onnx(slim, self.task, path)
             advance()
         engines = {DENSE: self.dense, "candidate": self.runtime.build(path)}
-        timings = time_workload(engines, self.workload, self.progress, "measuring the candidate")
-        path.unlink()
+        try:
+            timings = time_workload(engines, self.workload, self.progress, "measuring the candidate")
+        finally:
+            path.unlink()
         return timings["candidate"].ms, timings[DENSE].ms
 
 
@@ -104,8 +109,11 @@ def fit_to_engine(
         )
         if accepted[0] <= rounds[-1].used <= accepted[1]:
             return rounds[-1], rounds
-        # by what factor the table is off for this plan, as seen from the dense model that both have measured
-        target = aim * limit * predicted / measured
+        fitting = [r for r in rounds if r.used <= LAST_RESORT - AIM + aim]
+        if len(rounds) >= PATIENCE and any(r.used >= NEARLY - AIM + aim for r in fitting):
+            break
+        # by what factor the table is off, over all rounds: a single measurement is off by some percent itself
+        target = aim * float(np.exp(np.mean([np.log(r.predicted_ms / r.used) for r in rounds])))
     fitting = [r for r in rounds if r.used <= LAST_RESORT - AIM + aim]
     if not fitting:
         fastest = min(rounds, key=lambda r: r.used)

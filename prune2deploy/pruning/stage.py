@@ -10,7 +10,7 @@ from prune2deploy.files import refuse_existing, staged_directory
 from prune2deploy.models.checkpoint import PrunedRecord, read_pruned_record
 from prune2deploy.progress import Progress
 from prune2deploy.pruning.fastest import fastest
-from prune2deploy.pruning.registry import DEFAULT_METHOD
+from prune2deploy.pruning.registry import DEFAULT_METHOD, method_named
 from prune2deploy.pruning.shelf import Shelf
 from prune2deploy.pruning.workbench import Workbench
 
@@ -29,6 +29,7 @@ def prune(
     Raises InputError for what a user can mend, UnreachableBudgetError, CheckFailedError where the measured engine does
     not keep to the budget, and UnstableMeasurementError.
     """
+    method_named(method)
     refuse_existing(out)
     if budget is not None and max_loss is None:
         workbench = Workbench(project, method, table, progress)

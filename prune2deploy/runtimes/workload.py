@@ -6,12 +6,14 @@ from functools import partial
 import numpy as np
 
 from prune2deploy.config import WorkloadPoint
+from prune2deploy.errors import UnstableMeasurementError
 from prune2deploy.progress import Progress
 from prune2deploy.runtimes.base import Arrays, Engine
 from prune2deploy.runtimes.measure import Timing, interleaved
 
 DENSE = "dense"
 ROUNDS = 40
+LARGEST_SPREAD = 0.15  # of an engine's rounds; on a quiet machine it is 0.02 to 0.05
 
 
 @dataclass(frozen=True)
@@ -50,4 +52,9 @@ def time_workload(
         points = [timings[name] for timings in per_point]
         mean = float(np.average([timing.median_ms for timing in points], weights=weights))
         found[name] = WorkloadTiming(points, mean)
+        if found[name].spread > LARGEST_SPREAD:
+            raise UnstableMeasurementError(
+                f"the machine is too noisy: measurements of the {name} engine spread by {100 * found[name].spread:.0f} %; "
+                "run this again when it is quiet"
+            )
     return found

@@ -42,15 +42,17 @@ def open_data(path: str, root: Path) -> "DatasetDict":
     except OSError as error:
         if error.errno is not None:
             raise
-        raise _unreadable(path, error) from None
+        raise _unreadable(path, local.exists(), error) from None
     except Exception as error:  # datasets wraps the parsers' errors in many kinds
-        raise _unreadable(path, error) from None
+        raise _unreadable(path, local.exists(), error) from None
 
 
-def _unreadable(path: str, error: Exception) -> InputError:
+def _unreadable(path: str, is_local: bool, error: Exception) -> InputError:
     cause = error.__cause__ or error
-    reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-    return InputError(f"data {path!r} cannot be read: {reason[:200]}")
+    reason = (str(cause).strip() or type(cause).__name__).splitlines()[0][:200]
+    if is_local:
+        return InputError(f"data {path!r} cannot be read: {reason}")
+    return InputError(f"data {path!r}: nothing of that name here, and the hub did not give it: {reason}")
 
 
 def _open_local(local: Path) -> "DatasetDict":

@@ -132,7 +132,7 @@ def test_stopped_it_goes_on_with_the_budget_it_was_at(work, clock, monkeypatch):
         return real(workbench, budget, aim)
 
     monkeypatch.setattr(Workbench, "prune_to", prune_to)
-    refused(cli(*SWEEP), "the same command goes on where this one was", code=130)
+    refused(cli(*SWEEP), "the same command goes on from the parts that were finished", code=130)
     assert not (work / "frontier").exists()
     answer(cli(*SWEEP, "--json"))
     assert pruned == [1.3, 2, 2]
