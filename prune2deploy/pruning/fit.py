@@ -109,8 +109,8 @@ def fit_to_engine(
         )
         if accepted[0] <= rounds[-1].used <= accepted[1]:
             return rounds[-1], rounds
-        fitting = [r for r in rounds if r.used <= LAST_RESORT - AIM + aim]
-        if len(rounds) >= PATIENCE and any(r.used >= NEARLY - AIM + aim for r in fitting):
+        nearly, most = NEARLY - AIM + aim, LAST_RESORT - AIM + aim
+        if len(rounds) >= PATIENCE and any(nearly <= r.used <= most for r in rounds):
             break
         # by what factor the table is off, over all rounds: a single measurement is off by some percent itself
         target = aim * float(np.exp(np.mean([np.log(r.predicted_ms / r.used) for r in rounds])))

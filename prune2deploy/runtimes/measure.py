@@ -57,7 +57,8 @@ def interleaved(
                 timed = runs[str(name)]
                 timed()
                 samples[str(name)].append([timed() for _ in range(BURST)])
-            advance()
+            if len(samples[reference]) <= rounds:  # beyond, it waits for the machine to settle
+                advance()
     if others.cores > OTHERS_LIMIT:
         raise UnstableMeasurementError(
             f"the machine is busy: other processes used {others.cores:.1f} cores while latency was measured "

@@ -69,7 +69,7 @@ def test_missing_file(tmp_path, path):
 
 
 def test_name_that_is_neither_here_nor_on_the_hub(tmp_path):
-    assert "'no-such-data-set' cannot be read" in refusal(open_data, "no-such-data-set", tmp_path)
+    assert "'no-such-data-set': nothing of that name here" in refusal(open_data, "no-such-data-set", tmp_path)
 
 
 def test_unknown_kind_of_file_names_the_known_ones(tmp_path):
