@@ -6,17 +6,18 @@ PROJECT is a directory with a prune2deploy.toml and, after `prune2deploy profile
 the dense latency by the table; nothing is timed here. WORK keeps what was found, so that an interrupted run goes on.
 """
 
-import argparse
 import copy
 import json
+from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from accuracy_latency import project_parser, read_options
 from torch import nn
 
-from prune2deploy.config import Project, load_project
+from prune2deploy.config import Project
 from prune2deploy.console import RichProgress
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import output_projection
@@ -50,8 +51,8 @@ class Changed(OursMethod):
             self.importance[block] = removal_curve(weight, found.covariance, found.sensitivity, block.unit_size)
         self.moments = moments.without_covariances()
 
-    def changed(self, moments: Moments) -> Moments:
-        raise NotImplementedError
+    @abstractmethod
+    def changed(self, moments: Moments) -> Moments: ...
 
 
 class UniformTokens(Changed):
@@ -217,16 +218,7 @@ def table(cells: list[dict]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("project", type=Path)
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    options = parser.parse_args()
-    for folder in (options.work, options.out):
-        folder.mkdir(parents=True, exist_ok=True)
-    project = load_project(options.project / "prune2deploy.toml")
+    options, project = read_options(project_parser(__doc__, SEEDS))
     cells = [cell for seed in options.seeds for name in VARIANTS for cell in measure(project, name, seed, options.work)]
     (options.out / f"ablation-{options.name}.json").write_text(json.dumps(cells, indent=1) + "\n")
     lines = table(cells)

@@ -12,6 +12,7 @@ import resource
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -131,19 +132,30 @@ def picture(cells: list[dict], methods: list[str], path: Path) -> None:
     plt.close(figure)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def project_parser(description: str | None, seeds: Sequence[int]) -> argparse.ArgumentParser:
+    """What every benchmark of one project is told."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("project", type=Path)
     parser.add_argument("--name", required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--shares", nargs="+", type=float, default=list(SHARES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds))
+    return parser
+
+
+def read_options(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Project]:
+    """The options, with their folders made, and the project."""
     options = parser.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
-    options.out.mkdir(parents=True, exist_ok=True)
-    project = load_project(options.project / "prune2deploy.toml")
+    for folder in (options.work, options.out):
+        folder.mkdir(parents=True, exist_ok=True)
+    return options, load_project(options.project / "prune2deploy.toml")
+
+
+def main() -> None:
+    parser = project_parser(__doc__, SEEDS)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--shares", nargs="+", type=float, default=list(SHARES))
+    options, project = read_options(parser)
     cells: list[dict] = []
     for seed in options.seeds:
         for method in options.methods:

@@ -63,17 +63,24 @@ def main() -> None:
         for start in range(0, len(train), BATCH):
             inputs, wanted = encoded(train[start : start + BATCH])
             loss = model(**inputs, labels=wanted).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
+            take_step(loss, model, optimizer, schedule)
             total += loss.item() * len(wanted)
         print(f"epoch {epoch}: loss {total / len(train):.3f}, accuracy {accuracy():.4f}", flush=True)
     model.config.id2label = {index: str(label) for index, label in enumerate(labels)}
     model.config.label2id = {str(label): index for index, label in enumerate(labels)}
     model.eval().save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
+
+
+def take_step(
+    loss: torch.Tensor, model: torch.nn.Module, optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+) -> None:
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    schedule.step()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+from finetune import take_step
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 LAYERS = 4
@@ -163,11 +164,7 @@ def fine_tune(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, rows: 
         random.shuffle(rows)
         for step, (encoded, labels) in enumerate(batches(tokenizer, rows)):
             loss = model(**encoded, labels=labels).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
+            take_step(loss, model, optimizer, schedule)
             if step % 50 == 0:
                 print(f"epoch {epoch} step {step} loss {loss.item():.3f}", flush=True)
     model.eval()

@@ -10,6 +10,7 @@ from prune2deploy.console import Commands, RichProgress, guarded, print_json
 from prune2deploy.errors import InputError
 
 if TYPE_CHECKING:
+    from prune2deploy.budget import Budget
     from prune2deploy.models.checkpoint import PrunedRecord
     from prune2deploy.validation.record import Report
 
@@ -18,6 +19,7 @@ app = typer.Typer(
     help="Prune a fine-tuned Transformer to a measured latency budget and carry it, validated, into production.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
+
 
 def _version(asked: bool) -> None:
     if asked:
@@ -147,12 +149,10 @@ def prune(
     as_json: Json = False,
 ) -> None:
     """Search what to keep so that the engine meets the budget, recover, and write the pruned model."""
-    from prune2deploy.budget import Budget
     from prune2deploy.pruning.stage import prune as stage
 
     settings = _project(project, cpu, gpu, batch, seq_len, threads)
-    given = (latency_ms, speedup, flops) != (None, None, None)
-    budget = Budget.of(latency_ms, speedup, flops) if given or max_loss is None else None
+    budget = _budget(max_loss, latency_ms, speedup, flops)
     record = stage(settings, budget, out, method, table, RichProgress(), max_loss)
     if as_json:
         print_json({"path": str(out), **record.model_dump(mode="json", exclude_none=True)})
@@ -242,11 +242,10 @@ def run(
     threads: Threads = None, as_json: Json = False,
 ) -> None:
     """Profile, prune, export and validate, until the exported artifact measures within the budget."""
-    from prune2deploy.budget import Budget
     from prune2deploy.closed_loop import run as stage
 
     settings = _project(project, cpu, gpu, batch, seq_len, threads)
-    budget = Budget.of(latency_ms, speedup) if max_loss is None or (latency_ms, speedup) != (None, None) else None
+    budget = _budget(max_loss, latency_ms, speedup)
     _print_report(stage(settings, budget, out, name, method, max_loss, force, RichProgress()), out, as_json)
 
 
@@ -285,6 +284,17 @@ def doctor(as_json: Json = False) -> None:
         print_json(findings.model_dump(mode="json"))
         return
     typer.echo("\n".join(findings.lines()))
+
+
+def _budget(
+    max_loss: float | None, latency_ms: float | None, speedup: float | None, flops: float | None = None
+) -> "Budget | None":
+    """The one budget; None where there is a loss in its place."""
+    from prune2deploy.budget import Budget
+
+    if max_loss is not None and (latency_ms, speedup, flops) == (None, None, None):
+        return None
+    return Budget.of(latency_ms, speedup, flops)
 
 
 def _target(cpu: bool, gpu: bool, threads: int | None) -> dict:

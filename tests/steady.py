@@ -17,6 +17,7 @@ from prune2deploy.cli import app
 from prune2deploy.files import replacing
 from prune2deploy.models import onnx_model
 from prune2deploy.profiling import additivity, stacks, stage, sweep
+from prune2deploy.pruning.workbench import Workbench
 from prune2deploy.runtimes import workload
 from prune2deploy.runtimes.measure import Timing
 from prune2deploy.runtimes.ort import OnnxRuntime, OrtEngine
@@ -97,6 +98,20 @@ def install(monkeypatch):
         monkeypatch.setattr(module, "FITTED", 0)  # times that add up exactly need no fit
     monkeypatch.setattr(additivity, "UNSEEN", 1)
     return found
+
+
+def interrupted(monkeypatch, nth):
+    """Ctrl-C at the `nth` model that is pruned; returns the values of the budgets that are pruned to from here on."""
+    pruned, real = [], Workbench.prune_to
+
+    def prune_to(workbench, budget, aim):
+        pruned.append(budget.value)
+        if len(pruned) == nth:
+            raise KeyboardInterrupt
+        return real(workbench, budget, aim)
+
+    monkeypatch.setattr(Workbench, "prune_to", prune_to)
+    return pruned
 
 
 def cli(*arguments):

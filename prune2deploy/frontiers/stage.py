@@ -14,8 +14,7 @@ from prune2deploy.models.checkpoint import PrunedRecord, read_pruned_record
 from prune2deploy.profiling.table import LatencyTable
 from prune2deploy.progress import Progress
 from prune2deploy.provenance import versions
-from prune2deploy.pruning.fastest import NEAREST_FLOOR
-from prune2deploy.pruning.fit import floor_of, refuse_silly
+from prune2deploy.pruning.fit import highest_speedup, refuse_silly
 from prune2deploy.pruning.registry import DEFAULT_METHOD
 from prune2deploy.pruning.shelf import Shelf
 from prune2deploy.pruning.workbench import Workbench
@@ -67,8 +66,7 @@ def frontier(
 
 def within_reach(table: LatencyTable) -> list[Budget]:
     """The default budgets that the table says can be met."""
-    reachable = NEAREST_FLOOR * table.dense_ms / max(floor_of(table), 1e-9)
-    return [Budget(kind="speedup", value=speedup) for speedup in SPEEDUPS if speedup <= reachable]
+    return [Budget(kind="speedup", value=speedup) for speedup in SPEEDUPS if speedup <= highest_speedup(table)]
 
 
 def frontier_of(workbench: Workbench, records: list[PrunedRecord], missed: list[Missed]) -> Frontier:

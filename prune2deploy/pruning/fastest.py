@@ -6,14 +6,13 @@ from pathlib import Path
 from prune2deploy.budget import Budget, refuse_silly_loss
 from prune2deploy.errors import CheckFailedError
 from prune2deploy.models.checkpoint import load
-from prune2deploy.pruning.fit import floor_of
+from prune2deploy.pruning.fit import highest_speedup
 from prune2deploy.pruning.shelf import Shelf
 from prune2deploy.pruning.workbench import HELD_OUT, Workbench
 from prune2deploy.tasks.predict import outputs_of, score_of, score_outputs, torch_run
 
 SAMPLES = 2048  # that the loss is taken on
 SLOWEST, FASTEST = 1.05, 8.0  # speedups that are looked between
-NEAREST_FLOOR = 0.9  # of the speedup that removing every block gives
 PRECISE = 1.04  # ratio of the speedups that enclose the answer, at which the search ends
 
 
@@ -25,9 +24,8 @@ def fastest(shelf: Shelf, max_loss: float) -> Path:
     """
     refuse_silly_loss(max_loss)
     workbench = shelf.workbench
-    table = workbench.table[0]
     loss_of = UnseenLoss(workbench)
-    slow, fast = SLOWEST, min(FASTEST, NEAREST_FLOOR * table.dense_ms / max(floor_of(table), 1e-9))
+    slow, fast = SLOWEST, min(FASTEST, highest_speedup(workbench.table[0]))
     best, least = None, float("inf")
     while fast / slow > PRECISE:
         speedup = round((slow * fast) ** 0.5, 2)  # as somebody would ask for it

@@ -32,6 +32,7 @@ AIM = 0.97  # of the budget
 ACCEPTED = (0.955, 0.982)  # so that later measurements, with their own noise of 1 to 2 %, are within 95 and 100 %
 LAST_RESORT = 0.99
 ROUNDS = 6
+NEAREST_FLOOR = 0.9  # of the speedup that removing every block gives
 PATIENCE, NEARLY = 3, 0.94  # after so many rounds, a candidate that uses this much of the budget will do
 Search = Callable[[float], Plan]  # from a target in the table's milliseconds
 
@@ -90,7 +91,7 @@ def fit_to_engine(
     """
     costs = LatencyCosts(table)
     limit = refuse_silly(table, budget)
-    accepted = (ACCEPTED[0] - AIM + aim, ACCEPTED[1] - AIM + aim)
+    lowest, highest, nearly, most = (share - AIM + aim for share in (*ACCEPTED, NEARLY, LAST_RESORT))
     target = aim * limit
     rounds: list[Candidate] = []
     for _ in range(ROUNDS):
@@ -107,14 +108,13 @@ def fit_to_engine(
             f"predicted {predicted * dense / table.dense_ms:.2f} ms, measured {measured:.2f} ms "
             f"({100 * measured / limit:.1f} % of the budget)"
         )
-        if accepted[0] <= rounds[-1].used <= accepted[1]:
+        if lowest <= rounds[-1].used <= highest:
             return rounds[-1], rounds
-        nearly, most = NEARLY - AIM + aim, LAST_RESORT - AIM + aim
         if len(rounds) >= PATIENCE and any(nearly <= r.used <= most for r in rounds):
             break
         # by what factor the table is off, over all rounds: a single measurement is off by some percent itself
         target = aim * float(np.exp(np.mean([np.log(r.predicted_ms / r.used) for r in rounds])))
-    fitting = [r for r in rounds if r.used <= LAST_RESORT - AIM + aim]
+    fitting = [r for r in rounds if r.used <= most]
     if not fitting:
         fastest = min(rounds, key=lambda r: r.used)
         raise CheckFailedError(
@@ -144,3 +144,8 @@ def refuse_silly(table: LatencyTable, budget: Budget) -> float:
 def floor_of(table: LatencyTable) -> float:
     """What the table says of the model without any block."""
     return table.fixed_ms
+
+
+def highest_speedup(table: LatencyTable) -> float:
+    """What may sensibly be asked for without knowing the model: somewhat less than removing every block gives."""
+    return NEAREST_FLOOR * table.dense_ms / max(floor_of(table), 1e-9)

@@ -105,7 +105,12 @@ def _gathered(own: dict[int, np.ndarray], samples: int, blocks: int) -> list[np.
     for index, array in own.items():
         flat[:, starts[index] : starts[index + 1]] = array
     team().add_up(flat)
-    return [np.ascontiguousarray(part) for part in np.split(flat, starts[1:-1], axis=1)]
+    return _by_sample(flat, lengths)
+
+
+def _by_sample(flat: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    """[blocks, tokens] of each sample, out of those of all in a row."""
+    return [np.ascontiguousarray(part) for part in np.split(flat, np.cumsum(lengths)[:-1], axis=1)]
 
 
 class _Sums:
@@ -189,8 +194,7 @@ def _read(directory: Path, calibration: Calibration) -> Moments | None:
         for block in calibration.blocks:
             arrays = read_arrays(directory / f"{block.key}.safetensors")
             blocks[block] = BlockMoments(*(arrays[name] for name in MOMENTS))
-        ends = np.cumsum(last["lengths"])[:-1]
-        weights = [np.ascontiguousarray(part) for part in np.split(last["weights"], ends, axis=1)]
+        weights = _by_sample(last["weights"], last["lengths"])
     except (InputError, KeyError):
         return None
     return Moments(blocks, weights)

@@ -3,13 +3,12 @@ import shutil
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from steady import CANDIDATE, answer, cli, files_in, refused
+from steady import CANDIDATE, answer, cli, files_in, interrupted, refused
 
 import prune2deploy
 from prune2deploy.frontiers import stage
 from prune2deploy.models.checkpoint import read_pruned_record
 from prune2deploy.pruning import moments
-from prune2deploy.pruning.workbench import Workbench
 
 pytest_plugins = ("made",)
 
@@ -123,15 +122,7 @@ def test_a_budget_without_sense_stops_all_of_them_at_once(budget, work, clock):
 
 
 def test_stopped_it_goes_on_with_the_budget_it_was_at(work, clock, monkeypatch):
-    pruned, real = [], Workbench.prune_to
-
-    def prune_to(workbench, budget, aim):
-        pruned.append(budget.value)
-        if len(pruned) == 2:
-            raise KeyboardInterrupt
-        return real(workbench, budget, aim)
-
-    monkeypatch.setattr(Workbench, "prune_to", prune_to)
+    pruned = interrupted(monkeypatch, 2)
     refused(cli(*SWEEP), "the same command goes on from the parts that were finished", code=130)
     assert not (work / "frontier").exists()
     answer(cli(*SWEEP, "--json"))

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from steady import answer, cli, files_in, refused
+from steady import answer, cli, files_in, interrupted, refused
 
 from prune2deploy import closed_loop
 from prune2deploy.budget import Budget
@@ -58,15 +58,7 @@ def test_where_every_model_loses_more_nothing_is_written(work, clock, losing):
 
 
 def test_stopped_it_does_not_prune_again_what_it_had(work, clock, losing, monkeypatch):
-    pruned, real = [], Workbench.prune_to
-
-    def prune_to(workbench, budget, aim):
-        pruned.append(budget.value)
-        if len(pruned) == 3:
-            raise KeyboardInterrupt
-        return real(workbench, budget, aim)
-
-    monkeypatch.setattr(Workbench, "prune_to", prune_to)
+    pruned = interrupted(monkeypatch, 3)
     refused(cli("prune", "--max-loss", 0.8), "stopped", code=130)
     answer(cli("prune", "--max-loss", 0.8, "--json"))
     assert len(pruned) == len(set(pruned)) + 1
