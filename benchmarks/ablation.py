@@ -21,7 +21,7 @@ from prune2deploy.config import Project
 from prune2deploy.console import RichProgress
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import output_projection
-from prune2deploy.pruning import selection
+from prune2deploy.pruning import reconstruction, selection
 from prune2deploy.pruning.calibrate import Calibration, fisher_information
 from prune2deploy.pruning.costs import Costs, LatencyCosts
 from prune2deploy.pruning.importance import fisher_importance
@@ -130,6 +130,17 @@ class NoReconstruction(OursMethod):
         return super().steps(costs, budget)[:1]
 
 
+class EvenReconstruction(OursMethod):
+    """Reconstruction by the squared error of the output, all its directions alike."""
+
+    def _reconstruct(self, state: State) -> State:
+        even, reconstruction.EVEN = reconstruction.EVEN, 1.0
+        try:
+            return super()._reconstruct(state)
+        finally:
+            reconstruction.EVEN = even
+
+
 class NoSelectionNorRefit(OursMethod):
     def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
         return super().steps(costs, budget)[1:]
@@ -165,6 +176,7 @@ def bias_only(projection: nn.Linear, columns: torch.Tensor, statistics: BlockSta
 VARIANTS: dict[str, type[OursMethod]] = {
     "all of it": OursMethod,
     "no block reconstruction": NoReconstruction,
+    "reconstruction with all directions alike": EvenReconstruction,
     "no selection on the prefix": SelectionBeforehand,
     "no re-fit of the weights": NoRefit,
     "neither selection nor re-fit": NoSelectionNorRefit,

@@ -8,6 +8,8 @@ through the model, and there is neither a label nor a task loss (as in post-trai
 import copy
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from prune2deploy.models.family import Block
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import blocks_of, family_of, layers_of
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 EPOCHS = 8
 STEP_BATCHES = 2  # batches of `streams.BATCH` samples that a step is taken on
+EVEN = 0.5  # how much of the metric counts all directions of the output alike; the rest goes by their Fisher information
 RATE = 0.03  # a step's size relative to the weights' root mean square at an error of a quarter or more; falls to 0
 
 
@@ -33,7 +36,7 @@ def reconstruct(
 ) -> None:
     """Fit, in place, all weights of every block of the masked model `pruned`, in forward order.
 
-    Minimises the weighted squared distance of the residual stream behind the block from the dense model's. The
+    Minimises the weighted distance (see `metric_of`) of the residual stream behind the block from the dense model's. The
     gradient is only ever taken through a shrunk copy of one layer, so the cost is that of the pruned model.
     """
     blocks = blocks_of(dense)
@@ -47,12 +50,29 @@ def reconstruct(
                 for own in (other for other in blocks if other.layer == block.layer):
                     shrink_block_(family, small, own, plan.units(own))
                 modules = [small.get_submodule(path) for path in (*branch.producers, branch.consumer)]
-                fit(cast("list[nn.Linear]", modules), streams, small, block, seed)
+                metric = metric_of(moments.blocks[block].sensitivity)
+                fit(cast("list[nn.Linear]", modules), streams, small, block, metric, seed)
                 write_back_(family, small, layer, block, kept)
             advance()
 
 
-def fit(modules: "list[nn.Linear]", streams: Streams, layer: "nn.Module", block: Block, seed: int) -> None:
+def metric_of(sensitivity: np.ndarray) -> "torch.Tensor":
+    """R, [d, d], such that the squared length of e R is what an error e of a block's output counts for.
+
+    Where F (`sensitivity`) is the Fisher information of the output, ½ eᵀ F e is what the error costs in the final loss, near
+    the dense model. A pruned one is not so near, so R Rᵀ = (1 - EVEN) F / mean(diag F) + EVEN I.
+    """
+    import torch
+
+    size = len(sensitivity)
+    scale = float(np.trace(sensitivity)) / size
+    metric = (1 - EVEN) * sensitivity.astype(np.float64) / max(scale, 1e-300) + EVEN * np.eye(size)
+    return torch.from_numpy(np.linalg.cholesky(metric)).float()
+
+
+def fit(
+    modules: "list[nn.Linear]", streams: Streams, layer: "nn.Module", block: Block, metric: "torch.Tensor", seed: int
+) -> None:
     """Adam on the parameters of `modules`, those of `block` in `layer`.
 
     Steps are in units of the weights' own size and shrink with the error that there is to mend: a block that is all but
@@ -61,7 +81,7 @@ def fit(modules: "list[nn.Linear]", streams: Streams, layer: "nn.Module", block:
     import torch
 
     with torch.no_grad():
-        error = float(_loss(streams, layer, block, list(range(len(streams.calls)))))
+        error = float(_loss(streams, layer, block, metric, list(range(len(streams.calls)))))
     rate = RATE * min(1.0, 2 * error**0.5)
     parameters = [parameter.requires_grad_() for module in modules for parameter in module.parameters()]
     optimiser = torch.optim.Adam([
@@ -76,14 +96,16 @@ def fit(modules: "list[nn.Linear]", streams: Streams, layer: "nn.Module", block:
         order = torch.randperm(batches, generator=generator).tolist()
         for start in range(0, batches, STEP_BATCHES):
             optimiser.zero_grad()
-            _loss(streams, layer, block, order[start : start + STEP_BATCHES]).backward()
+            _loss(streams, layer, block, metric, order[start : start + STEP_BATCHES]).backward()
             optimiser.step()
             schedule.step()
     for parameter in parameters:
         parameter.requires_grad_(False)
 
 
-def _loss(streams: Streams, layer: "nn.Module", block: Block, batches: list[int]) -> "torch.Tensor":
+def _loss(
+    streams: Streams, layer: "nn.Module", block: Block, metric: "torch.Tensor", batches: list[int]
+) -> "torch.Tensor":
     """Weighted mean over tokens of the squared distance to the target, in units of what the block has to put out."""
     import torch
 
@@ -92,6 +114,6 @@ def _loss(streams: Streams, layer: "nn.Module", block: Block, batches: list[int]
         seen = streams.through(layer, block, batch)
         valid, weight = streams.valid[batch], streams.weights[batch][streams.rows[block]]
         wanted = (streams.targets[block.kind][batch] - seen["entry"].detach())[valid]
-        error = error + (weight * (wanted - seen["output"][valid]).square().sum(-1)).sum()
-        scale += float((weight * wanted.square().sum(-1)).sum())
+        error = error + (weight * ((wanted - seen["output"][valid]) @ metric).square().sum(-1)).sum()
+        scale += float((weight * (wanted @ metric).square().sum(-1)).sum())
     return error / max(scale, 1e-30)

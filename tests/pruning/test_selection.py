@@ -11,7 +11,7 @@ from prune2deploy.models.registry import blocks_of, family_of, layers_of, output
 from prune2deploy.models.surgery import columns_of, mask_, shrink_block_, write_back_
 from prune2deploy.progress import Progress
 from prune2deploy.pruning.moments import moments_of
-from prune2deploy.pruning.reconstruction import reconstruct
+from prune2deploy.pruning.reconstruction import metric_of, reconstruct
 from prune2deploy.pruning.removal import removal_curve
 from prune2deploy.pruning.selection import select_and_refit
 from prune2deploy.pruning.streams import Reconstruction, Streams
@@ -100,6 +100,22 @@ def test_reconstruction_lowers_the_error_and_touches_kept_units_only(case, name)
     }
     assert changed
     assert not any("norm" in name.lower() or "embed" in name or "classifier" in name for name in changed)
+
+
+def test_an_output_error_counts_by_its_fisher_information_and_by_its_size():
+    rng = np.random.default_rng(0)
+    gradients = rng.normal(size=(200, 6)) * [3, 1, 1, 0.1, 0, 2]
+    sensitivity = gradients.T @ gradients / len(gradients)
+    errors = rng.normal(size=(4, 6))
+    counted = (torch.from_numpy(errors).float() @ metric_of(sensitivity)).square().sum(-1).numpy()
+    mean_square_gradient = np.square(gradients).mean()
+    for error, found in zip(errors, counted, strict=True):
+        by_loss = np.square(gradients @ error).mean() / mean_square_gradient
+        assert found == pytest.approx((by_loss + error @ error) / 2, rel=1e-4)
+
+
+def test_a_block_that_the_loss_does_not_see_is_still_reconstructed():
+    torch.testing.assert_close(metric_of(np.zeros((3, 3))), torch.eye(3) * 0.5**0.5)
 
 
 def test_a_shrunk_layer_written_back_is_the_masked_layer(case):
