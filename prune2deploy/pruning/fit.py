@@ -15,9 +15,10 @@ import numpy as np
 from prune2deploy.budget import Budget
 from prune2deploy.config import Project
 from prune2deploy.errors import CheckFailedError, InputError, UnreachableBudgetError
-from prune2deploy.models.onnx_model import export_onnx
+from prune2deploy.models.onnx_model import export_onnx, logits_of
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import blocks_in
+from prune2deploy.models.reweigh import Template
 from prune2deploy.profiling.table import LatencyTable
 from prune2deploy.progress import Progress
 from prune2deploy.pruning.costs import LatencyCosts
@@ -59,7 +60,7 @@ class EngineBench:
         self.workload = [
             (point, task.synthetic_inputs(point.batch, point.seq_len)) for point in project.workload
         ]
-        self.dense = runtime.build(dense)
+        self.dense_file, self.dense = dense, runtime.build(dense)
 
     def measure(self, plan: Plan) -> tuple[float, float]:
         """(milliseconds of the model that `plan` leaves, milliseconds of the dense model), over the workload."""
@@ -70,7 +71,9 @@ class EngineBench:
         path = self.directory / "candidate.onnx"
         path.unlink(missing_ok=True)
         with self.progress.track("building the candidate", 1) as advance:
-            export_onnx(slim, self.task, path)
+            # not kept between candidates: it holds the dense model's weights once more
+            if not Template(self.dense_file, logits_of(self.model)).write(logits_of(slim), path):
+                export_onnx(slim, self.task, path)
             advance()
         engines = {DENSE: self.dense, "candidate": self.runtime.build(path)}
         try:
