@@ -22,6 +22,7 @@ from prune2deploy.console import RichProgress
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import output_projection
 from prune2deploy.pruning import reconstruction, selection
+from prune2deploy.pruning import refit as refitting
 from prune2deploy.pruning.calibrate import Calibration, fisher_information
 from prune2deploy.pruning.costs import Costs, LatencyCosts
 from prune2deploy.pruning.importance import fisher_importance
@@ -35,6 +36,7 @@ from prune2deploy.pruning.tuning import write_columns
 from prune2deploy.pruning.workbench import Workbench
 from prune2deploy.pruning.ziplm import ZipLmMethod
 from prune2deploy.tasks.base import Batch
+from prune2deploy.tasks.text_classification import TextClassification
 
 SHARES = (0.5, 1 / 3)
 SEEDS = (0, 1)
@@ -173,6 +175,29 @@ def bias_only(projection: nn.Linear, columns: torch.Tensor, statistics: BlockSta
     write_columns(projection, columns, projection.weight[:, columns].double().numpy(), statistics)
 
 
+class UniformDraw(OursMethod):
+    """Calibration samples as likely one as the other, however long they are: `measure` sees to it."""
+
+
+class WeakRidge(OursMethod):
+    """A tenth of the pull toward the weights that are there."""
+
+    strength = 0.1
+
+    def _select(self, state: State) -> State:
+        usual, refitting.RIDGE = refitting.RIDGE, self.strength * refitting.RIDGE
+        try:
+            return super()._select(state)
+        finally:
+            refitting.RIDGE = usual
+
+
+class StrongRidge(WeakRidge):
+    """Ten times the pull."""
+
+    strength = 10
+
+
 VARIANTS: dict[str, type[OursMethod]] = {
     "all of it": OursMethod,
     "no block reconstruction": NoReconstruction,
@@ -180,6 +205,9 @@ VARIANTS: dict[str, type[OursMethod]] = {
     "no selection on the prefix": SelectionBeforehand,
     "no re-fit of the weights": NoRefit,
     "neither selection nor re-fit": NoSelectionNorRefit,
+    "a weaker ridge": WeakRidge,
+    "a stronger ridge": StrongRidge,
+    "samples drawn whatever their length": UniformDraw,
     "all tokens count alike": UniformTokens,
     "all output directions count alike": PlainError,
     "all blocks count alike, too": RelativeError,
@@ -195,7 +223,11 @@ def measure(project: Project, name: str, seed: int, work: Path) -> list[dict]:
     if kept.exists():
         return json.loads(kept.read_text())
     seeded = project.model_copy(update={"calibration": project.calibration.model_copy(update={"seed": seed})})
+    sizes = TextClassification.sizes
+    if VARIANTS[name] is UniformDraw:
+        TextClassification.sizes = lambda task, rows: None  # type: ignore[method-assign]
     workbench = Workbench(seeded, progress=RichProgress())
+    TextClassification.sizes = sizes  # type: ignore[method-assign]
     workbench.chosen = VARIANTS[name]
     costs = LatencyCosts(workbench.table[0])
     cells = []

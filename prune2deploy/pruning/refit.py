@@ -40,12 +40,12 @@ def fit_columns(projection: "nn.Linear", columns: "torch.Tensor", statistics: Bl
     write_columns(projection, columns, ridge(statistics, weight), statistics)
 
 
-def ridge(statistics: BlockStatistics, weight: np.ndarray, strength: float = RIDGE) -> np.ndarray:
-    """[d, k] minimising E‖centred y − V x‖² + strength · mean variance of x · ‖V − weight‖²."""
+def ridge(statistics: BlockStatistics, weight: np.ndarray) -> np.ndarray:
+    """[d, k] minimising E‖centred y − V x‖² + `RIDGE` · mean variance of x · ‖V − weight‖²."""
     gram, cross = statistics.centred()
     if not len(gram):
         return weight
-    penalty = strength * float(np.trace(gram)) / len(gram)
+    penalty = RIDGE * float(np.trace(gram)) / len(gram)
     if penalty == 0:
         return weight
     return np.linalg.solve(gram + penalty * np.eye(len(gram)), cross + penalty * weight.T).T

@@ -27,7 +27,7 @@ class Classification(Task):
         """See Task."""
         rows = read_split(self.data, self.data.calibration, self.root)
         if len(rows) > count:
-            rows = rows.select(sorted(_drawn(len(rows), count, seed)))
+            rows = rows.select(sorted(self._drawn(rows, count, seed)))
         return self.make_samples(rows, self._labels(rows))
 
     def reserve(self, count: int, seed: int, taken: int) -> Samples | None:
@@ -35,14 +35,24 @@ class Classification(Task):
         rows = read_split(self.data, self.data.calibration, self.root)
         if len(rows) <= taken:
             return None
-        left = sorted(set(range(len(rows))) - set(_drawn(len(rows), taken, seed)))
-        rows = rows.select([left[index] for index in sorted(_drawn(len(left), min(count, len(left)), seed))])
+        left = np.setdiff1d(np.arange(len(rows)), self._drawn(rows, taken, seed))
+        rows = rows.select(sorted(np.random.default_rng(seed).permutation(left)[:count].tolist()))
         return self.make_samples(rows, self._labels(rows))
 
     def evaluation(self) -> Samples:
         """See Task."""
         rows = read_split(self.data, self.data.evaluation, self.root)
         return self.make_samples(rows, self._labels(rows))
+
+    def _drawn(self, rows: "Dataset", count: int, seed: int) -> list[int]:
+        """`count` different rows, each as likely as its size says: statistics are sums over tokens."""
+        sizes = self.sizes(rows)
+        shares = None if sizes is None else sizes / sizes.sum()
+        return np.random.default_rng(seed).choice(len(rows), size=count, replace=False, p=shares).tolist()
+
+    def sizes(self, rows: "Dataset") -> np.ndarray | None:
+        """How much each of `rows` has to say, [n], above 0; None where they are all alike."""
+        return None
 
     def _labels(self, rows: "Dataset") -> np.ndarray | None:
         if not self.data.columns.get("label"):
@@ -108,10 +118,6 @@ class Classification(Task):
     def label_names(self) -> list[str]:
         """See Task."""
         return [str(self.config.id2label[index]).replace("\n", " ") for index in range(self.config.num_labels)]
-
-
-def _drawn(total: int, count: int, seed: int) -> list[int]:
-    return np.random.default_rng(seed).choice(total, size=count, replace=False).tolist()
 
 
 def guess_label(features: dict[str, object], given: dict[str, str], where: str) -> str:

@@ -134,7 +134,7 @@ class TextClassification(Classification):
 
     def make_samples(self, rows: "Dataset", labels: np.ndarray | None) -> Samples:
         """Tokenise `rows`; raises InputError, naming the row, where a text is no text."""
-        texts = [self._texts(rows, role) for role in ("text", "text_pair") if role in self.data.columns]
+        texts = self._texts(rows)
         encoded = self.tokenizer(
             *texts, truncation=True, max_length=self.data.max_length or self.longest, return_attention_mask=True,
             return_token_type_ids="token_type_ids" in self.input_names,
@@ -148,12 +148,22 @@ class TextClassification(Classification):
         padding = {"input_ids": self.tokenizer.pad_token_id or 0, "attention_mask": 0, "token_type_ids": 0}
         return TextSamples({name: encoded[name] for name in self.input_names}, labels, padding)
 
-    def _texts(self, rows: "Dataset", role: str) -> list[str]:
-        texts = list(rows[column(rows, role, self.data.columns, self.data.path)])
-        for row, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise InputError(f"data {self.data.path!r}, row {row}: the text is {type(text).__name__}, not a string")
-        return texts
+    def sizes(self, rows: "Dataset") -> np.ndarray:
+        """Characters of each text or pair, and one for the tokens that every text has around it."""
+        texts = self._texts(rows)
+        return np.asarray([1.0 + sum(map(len, row)) for row in zip(*texts, strict=True)])
+
+    def _texts(self, rows: "Dataset") -> list[list[str]]:
+        """The texts, and then where there are pairs their second halves."""
+        found = []
+        for role in ("text", "text_pair"):
+            if role in self.data.columns:
+                found.append(list(rows[column(rows, role, self.data.columns, self.data.path)]))
+        for row, texts in enumerate(zip(*found, strict=True)):
+            for text in texts:
+                if not isinstance(text, str):
+                    raise InputError(f"data {self.data.path!r}, row {row}: the text is {type(text).__name__}, not a string")
+        return found
 
     def synthetic_inputs(self, batch: int, seq_len: int | None) -> Arrays:
         """Ids spread over the vocabulary; the last token is padding, so that the mask is part of every trace."""

@@ -113,6 +113,15 @@ def test_calibration_draws_without_repetition_and_by_seed(make_task):
     )
 
 
+def test_every_token_is_as_likely_to_be_calibrated_on(make_task, tmp_path):
+    rows = [{"text": "king " * words, "label": 0} for words in [1] * 200 + [9] * 200]
+    for split in ("train", "validation"):
+        write_jsonl(tmp_path / f"{split}.jsonl", rows)
+    samples = make_task(data=tmp_path).calibration(40, seed=0)
+    long = sum(samples.tokens(index) > 5 for index in range(len(samples)))
+    assert 30 <= long < 40  # 36 expected
+
+
 def test_data_without_labels(make_task):
     task = make_task(data_columns={"text": "text", "label": NO_LABEL})
     samples = task.evaluation()
