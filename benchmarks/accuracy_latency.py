@@ -12,7 +12,7 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -24,12 +24,13 @@ import numpy as np
 from prune2deploy.budget import Budget
 from prune2deploy.config import Project, load_project
 from prune2deploy.console import RichProgress
-from prune2deploy.errors import Prune2DeployError
+from prune2deploy.errors import Prune2DeployError, UnstableMeasurementError
 from prune2deploy.pruning.workbench import Pruned, Workbench
 
 METHODS = ("magnitude", "kwon", "ziplm", "k-prune", "optin", "ours")
 SHARES = (0.7, 0.6, 0.5, 0.4, 0.3, 0.25)  # of the dense latency
 SEEDS = (0, 1, 2)
+DISTURBED = 3  # times that a cell is tried again
 PAGE = resource.getpagesize()
 
 
@@ -68,6 +69,17 @@ def cell(workbench: Workbench, share: float) -> dict:
     }  # fmt: skip
 
 
+def when_quiet(work: Callable[[], dict]) -> dict:
+    """What `work` gives, tried again a minute later while something else disturbs the machine."""
+    for _ in range(DISTURBED):
+        try:
+            return work()
+        except UnstableMeasurementError as error:
+            print(error, file=sys.stderr)
+            time.sleep(60)
+    return work()
+
+
 def measure(project: Project, method: str, seed: int, shares: list[float], work: Path) -> list[dict]:
     """The cells of one method and seed; those in `work` already are read back."""
     files = {share: work / f"{method}-{seed}-{share:g}.json" for share in shares}
@@ -80,7 +92,7 @@ def measure(project: Project, method: str, seed: int, shares: list[float], work:
             workbench.method  # noqa: B018
             for share in missing:
                 try:
-                    found = cell(workbench, share)
+                    found = when_quiet(lambda share=share: cell(workbench, share))
                 except Prune2DeployError as error:
                     found = {"share": share, "error": str(error)}
                 found |= {

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-EPOCHS = 8
+EPOCHS = 5
 STEP_BATCHES = 2  # batches of `streams.BATCH` samples that a step is taken on
 EVEN = 0.5  # how much of the metric counts all directions of the output alike; the rest goes by their Fisher information
 RATE = 0.03  # a step's size relative to the weights' root mean square at an error of a quarter or more; falls to 0
