@@ -13,7 +13,7 @@ demo: $(STAMP)
 	cd demo && $(BIN)/prune2deploy run --speedup 2 --name topics
 
 test: $(STAMP)
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

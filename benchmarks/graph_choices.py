@@ -68,13 +68,13 @@ def main() -> None:
             if fuse(plain, work / f"{name}-fused.onnx"):
                 engines[f"{name}, fused"] = runtime.build(work / f"{name}-fused.onnx")
         inputs = task.synthetic_inputs(1, 128)
-        forms = interleaved({name: lambda e=engine: e.time_ms(inputs) for name, engine in engines.items()}, "dense", ROUNDS,
+        forms = interleaved({name: engine.timed(inputs) for name, engine in engines.items()}, "dense", ROUNDS,
                             Progress(), "graphs")  # fmt: skip
         engines.clear()
         sessions = {name: session(work / "dense.onnx", *setting) for name, setting in THREADS.items()}
         alone = {}
         for name, engine in sessions.items():  # one at a time: sessions that spin disturb each other
-            alone[name] = interleaved({name: lambda e=engine: e.time_ms(inputs)}, name, ROUNDS, Progress(), name)[name]
+            alone[name] = interleaved({name: engine.timed(inputs)}, name, ROUNDS, Progress(), name)[name]
     rows = {name: {"ms": t.median_ms, "ratio": t.ratio, "spread": t.spread or t.own_spread} for name, t in forms.items()}
     rows |= {f"dense, {name}, alone": {"ms": t.median_ms, "spread": t.own_spread} for name, t in alone.items()}
     options.out.mkdir(parents=True, exist_ok=True)

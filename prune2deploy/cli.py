@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prune2deploy.config import Project, load_project
+from prune2deploy.config import Precision, Project, RuntimeName, load_project
 from prune2deploy.console import Commands, RichProgress, guarded, print_json
 from prune2deploy.errors import InputError
 
@@ -52,6 +52,10 @@ Lengths = Annotated[
     typer.Option("--seq-len", help="Sequence length of a workload point; one for each --batch, or one for all."),
 ]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; one a physical core by default.")]
+RuntimeChoice = Annotated[RuntimeName | None, typer.Option("--runtime", help="What the model will run in.")]
+PrecisionChoice = Annotated[
+    Precision | None, typer.Option("--precision", help="What it computes in; fp16 on a GPU, bf16 in TensorRT alone.")
+]
 LatencyMs = Annotated[float | None, typer.Option("--latency-ms", help="Budget: milliseconds over the workload.")]
 Speedup = Annotated[float | None, typer.Option("--speedup", help="Budget: how many times as fast as dense.")]
 MethodName = Annotated[str, typer.Option("--method", help="ours, fisher, kwon, ziplm, k-prune, optin or magnitude.")]
@@ -90,13 +94,15 @@ def init(
     cpu: Cpu = False,
     gpu: Gpu = False,
     threads: Threads = None,
+    runtime: RuntimeChoice = None,
+    precision: PrecisionChoice = None,
     as_json: Json = False,
 ) -> None:
     """Look at a model and its data, and write prune2deploy.toml."""
     from prune2deploy.initialise import init as stage
 
     roles = {"text": text, "text_pair": text_pair, "image": image, "label": "" if unlabelled else label}
-    settings: dict = {"target": _target(cpu, gpu, threads)}
+    settings: dict = {"target": _target(cpu, gpu, threads, runtime, precision)}
     if samples is not None:
         settings["calibration"] = {"samples": samples}
     if max_length is not None:
@@ -116,12 +122,12 @@ def init(
 @guarded
 def profile(
     project: ProjectFile = None, cpu: Cpu = False, gpu: Gpu = False, batch: Batches = None, seq_len: Lengths = None,
-    threads: Threads = None, as_json: Json = False,
+    threads: Threads = None, runtime: RuntimeChoice = None, precision: PrecisionChoice = None, as_json: Json = False,
 ) -> None:
     """Measure the latency table of the model on this machine."""
     from prune2deploy.profiling.stage import profile as stage
 
-    table, path = stage(_project(project, cpu, gpu, batch, seq_len, threads), RichProgress())
+    table, path = stage(_project(project, cpu, gpu, batch, seq_len, threads, runtime, precision), RichProgress())
     if as_json:
         print_json({"path": str(path), "dense_ms": table.dense_ms, "fixed_ms": table.fixed_ms,
                     "median_error": table.median_error, "seconds": table.seconds})  # fmt: skip
@@ -146,12 +152,14 @@ def prune(
     batch: Batches = None,
     seq_len: Lengths = None,
     threads: Threads = None,
+    runtime: RuntimeChoice = None,
+    precision: PrecisionChoice = None,
     as_json: Json = False,
 ) -> None:
     """Search what to keep so that the engine meets the budget, recover, and write the pruned model."""
     from prune2deploy.pruning.stage import prune as stage
 
-    settings = _project(project, cpu, gpu, batch, seq_len, threads)
+    settings = _project(project, cpu, gpu, batch, seq_len, threads, runtime, precision)
     budget = _budget(max_loss, latency_ms, speedup, flops)
     record = stage(settings, budget, out, method, table, RichProgress(), max_loss)
     if as_json:
@@ -178,13 +186,15 @@ def frontier(
     batch: Batches = None,
     seq_len: Lengths = None,
     threads: Threads = None,
+    runtime: RuntimeChoice = None,
+    precision: PrecisionChoice = None,
     as_json: Json = False,
 ) -> None:
     """Prune to many budgets from one calibration, to choose from with `export --pick`."""
     from prune2deploy.budget import Budget
     from prune2deploy.frontiers.stage import frontier as stage
 
-    settings = _project(project, cpu, gpu, batch, seq_len, threads)
+    settings = _project(project, cpu, gpu, batch, seq_len, threads, runtime, precision)
     budgets = [Budget.of(ms, None) for ms in latency_ms or []] + [Budget.of(None, times) for times in speedup or []]
     found = stage(settings, budgets or None, out, method, RichProgress())
     if as_json:
@@ -215,13 +225,15 @@ def export(
     batch: Batches = None,
     seq_len: Lengths = None,
     threads: Threads = None,
+    runtime: RuntimeChoice = None,
+    precision: PrecisionChoice = None,
     as_json: Json = False,
 ) -> None:
     """Shrink to ONNX, package as a Triton model repository entry, and validate."""
     from prune2deploy.budget import Budget
     from prune2deploy.exporting.stage import export as stage
 
-    settings = _project(project, cpu, gpu, batch, seq_len, threads)
+    settings = _project(project, cpu, gpu, batch, seq_len, threads, runtime, precision)
     budget = None if latency_ms is None else Budget.of(latency_ms, None)
     source = pruned or Path("pruned")
     if pick is not None:
@@ -239,12 +251,12 @@ def run(
     latency_ms: LatencyMs = None, speedup: Speedup = None, out: Repository = Path("model_repository"),
     name: Name = None, method: MethodName = "ours", max_loss: FastestOrGate = None, force: Force = False,
     project: ProjectFile = None, cpu: Cpu = False, gpu: Gpu = False, batch: Batches = None, seq_len: Lengths = None,
-    threads: Threads = None, as_json: Json = False,
+    threads: Threads = None, runtime: RuntimeChoice = None, precision: PrecisionChoice = None, as_json: Json = False,
 ) -> None:
     """Profile, prune, export and validate, until the exported artifact measures within the budget."""
     from prune2deploy.closed_loop import run as stage
 
-    settings = _project(project, cpu, gpu, batch, seq_len, threads)
+    settings = _project(project, cpu, gpu, batch, seq_len, threads, runtime, precision)
     budget = _budget(max_loss, latency_ms, speedup)
     _print_report(stage(settings, budget, out, name, method, max_loss, force, RichProgress()), out, as_json)
 
@@ -297,11 +309,14 @@ def _budget(
     return Budget.of(latency_ms, speedup, flops)
 
 
-def _target(cpu: bool, gpu: bool, threads: int | None) -> dict:
+def _target(
+    cpu: bool, gpu: bool, threads: int | None, runtime: RuntimeName | None, precision: Precision | None
+) -> dict:
     if cpu and gpu:
         raise InputError("give one of --cpu and --gpu")
-    target: dict = {"device": "gpu"} if gpu else {"device": "cpu"} if cpu else {}
-    return {**target, "threads": threads} if threads is not None else target
+    device = "gpu" if gpu else "cpu" if cpu else None
+    said = {"device": device, "threads": threads, "runtime": runtime, "precision": precision}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _points(batch: list[int] | None, seq_len: list[int] | None) -> list[dict]:
@@ -319,14 +334,15 @@ def _points(batch: list[int] | None, seq_len: list[int] | None) -> list[dict]:
 
 
 def _project(
-    path: Path | None, cpu: bool, gpu: bool, batch: list[int] | None, seq_len: list[int] | None, threads: int | None
+    path: Path | None, cpu: bool, gpu: bool, batch: list[int] | None, seq_len: list[int] | None, threads: int | None,
+    runtime: RuntimeName | None, precision: Precision | None,
 ) -> Project:
     """The project file, with what the command line says instead of it."""
     from prune2deploy.config import project_from
 
     project = load_project(path)
     values = project.model_dump()
-    values["target"].update(_target(cpu, gpu, threads))
+    values["target"].update(_target(cpu, gpu, threads, runtime, precision))
     if points := _points(batch, seq_len):
         fixed = [point for point in values["workload"] if not seq_len and point["seq_len"]]
         values["workload"] = [

@@ -16,6 +16,8 @@ else:
     import tomli as tomllib
 
 PROJECT_FILE = "prune2deploy.toml"
+Precision = Literal["fp32", "fp16", "bf16"]
+RuntimeName = Literal["onnxruntime", "tensorrt"]
 
 
 class WorkloadPoint(Record):
@@ -50,13 +52,34 @@ class CalibrationSettings(Record):
     seed: int = Field(0, ge=0)
 
 
+class TensorRtSettings(Record):
+    """How TensorRT builds engines."""
+
+    optimization_level: int = Field(3, ge=0, le=5, description="higher: longer builds, faster engines")
+    workspace_gb: float | None = Field(None, gt=0, description="None: all of the device's memory")
+    version_compatible: bool = Field(False, description="engines run on later versions of TensorRT, too")
+    hardware_compatible: bool = Field(False, description="engines run on other GPUs from Ampere on, too")
+    strip_weights: bool = Field(False, description="cached plans hold no weights; they are put in for a package")
+
+
 class Target(Record):
     """What the model is pruned for."""
 
     device: Literal["cpu", "gpu"] = "cpu"
-    runtime: Literal["onnxruntime"] = "onnxruntime"
-    precision: Literal["fp32"] = "fp32"
+    runtime: RuntimeName = "onnxruntime"
+    precision: Precision = "fp32"
     threads: int | None = Field(None, ge=1, le=1024, description="None: one a physical core that we may use")
+    tensorrt: TensorRtSettings = Field(default_factory=TensorRtSettings)
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Target":
+        if self.runtime == "tensorrt" and self.device != "gpu":
+            raise ValueError('runtime = "tensorrt" needs device = "gpu"')
+        if self.runtime == "onnxruntime" and self.precision == "bf16":
+            raise ValueError('ONNX Runtime computes in fp32 or fp16; precision = "bf16" needs runtime = "tensorrt"')
+        if self.device == "cpu" and self.precision != "fp32":
+            raise ValueError('on a CPU, ONNX Runtime computes in fp32 whatever the graph says: precision = "fp32"')
+        return self
 
 
 class Project(Record):
@@ -131,5 +154,7 @@ def save_project(project: Project, path: Path) -> None:
     """Write `project` as TOML; raises InputError where the file exists."""
     refuse_existing_project(path)
     values = project.model_dump(mode="json", exclude_none=True)
+    if project.target.runtime != "tensorrt":
+        del values["target"]["tensorrt"]
     header = "# What prune2deploy works on. Options on the command line win over what is written here.\n\n"
     write_text(path, header + tomli_w.dumps(values))

@@ -4,7 +4,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from prune2deploy.files import Record
-from prune2deploy.runtimes.ort import PROVIDERS, affinity, cpu_device, cuda_device
+from prune2deploy.runtimes.devices import affinity, cpu_device, cuda_device
+from prune2deploy.runtimes.ort import PROVIDERS
 
 EXTRAS = {
     "onnxruntime": ("cpu", "profile, export and validate on a CPU"),

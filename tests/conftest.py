@@ -12,7 +12,7 @@ import pytest
 import tiny
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # two workers fight for two cores
 
 
 def pytest_unconfigure():

@@ -44,9 +44,12 @@ class SteadyEngine(OrtEngine):
         super().__init__(session)
         self.ms = CALL_MS + MS_PER_BYTE * multiplied_bytes(path)
 
-    def time_ms(self, inputs):
-        assert np.isfinite(self.run(inputs)).all()
-        return self.ms
+    def timed(self, inputs):
+        def run():
+            assert np.isfinite(self.run(inputs)).all()
+            return self.ms
+
+        return run
 
 
 @dataclass
@@ -56,7 +59,7 @@ class Clock:
     asked: list[str] = field(default_factory=list)
     factor: Callable[[str, str], float] = lambda description, name: 1.0
 
-    def interleaved(self, runs, reference, rounds, progress, description, seed=0):
+    def interleaved(self, runs, reference, rounds, progress, description, seed=0, device="cpu"):
         self.asked.append(description)
         ms = {name: timed() * self.factor(description, name) for name, timed in runs.items()}
         return {
@@ -88,8 +91,8 @@ def exported_once(to_onnx):
 
 def install(monkeypatch):
     found = Clock()
-    build = OnnxRuntime.build
-    monkeypatch.setattr(OnnxRuntime, "build", lambda self, path: SteadyEngine(build(self, path).session, path))
+    load = OnnxRuntime.load
+    monkeypatch.setattr(OnnxRuntime, "load", lambda self, path: SteadyEngine(load(self, path).session, path))
     for module in (sweep, additivity, workload):
         monkeypatch.setattr(module, "interleaved", found.interleaved)
     for module in (onnx_model, stacks):

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from prune2deploy.budget import Budget
-from prune2deploy.config import Project, WorkloadPoint
+from prune2deploy.config import Project, Target, WorkloadPoint
 from prune2deploy.errors import InputError
 from prune2deploy.files import Record, read_record, sha256_of
 from prune2deploy.runtimes.base import DeviceInfo, RuntimeInfo
@@ -30,7 +30,7 @@ class Manifest(Record):
     table_sha256: str | None = None
     device: DeviceInfo
     runtime: RuntimeInfo
-    precision: str
+    target: Target = Field(description="with the number of threads that were used")
     workload: list[WorkloadPoint]
     max_batch_size: int
     method: str

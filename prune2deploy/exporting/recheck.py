@@ -1,21 +1,20 @@
 """The validate stage: is a package still what it was when it was made, and does it keep its promises on this machine?"""
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from prune2deploy.config import Project, Target
+from prune2deploy.config import Project
 from prune2deploy.errors import InputError, UnstableMeasurementError
 from prune2deploy.exporting.manifest import MANIFEST_FILE, REFERENCE_FILE, Manifest, files_of, read_manifest
 from prune2deploy.exporting.references import read_references
 from prune2deploy.exporting.stage import entry_check
-from prune2deploy.exporting.triton import MODEL_FILE
+from prune2deploy.exporting.triton import BACKENDS
 from prune2deploy.files import Record
 from prune2deploy.models.checkpoint import digest_of_model, load_dense, resolve_model
 from prune2deploy.models.onnx_model import dense_onnx
 from prune2deploy.progress import Progress
-from prune2deploy.runtimes.base import Engine, Runtime
+from prune2deploy.runtimes.base import Engine, Shapes
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.runtimes.workload import DENSE, time_workload
 from prune2deploy.tasks.registry import task_of
@@ -52,12 +51,13 @@ def validate(package: Path, project: Project | None = None, progress: Progress |
         failed = next((check for check in manifest.checks if not check.passed), None)
         detail = f"{failed.name}: {failed.detail}" if failed else "by its own manifest"
         checks.append(Check(name="made without a failure", passed=False, detail=f"exported by force; {detail}"))
-    checks.append(onnx_check(package / MODEL_FILE))
+    backend = BACKENDS[manifest.target.runtime]
+    checks.append(onnx_check(package / backend.graph))
     if not checks[-1].passed:
         return Validation(package=str(package), passed=False, checks=checks, not_checked=["outputs and latency"])
 
-    runtime = runtime_for(target_of(manifest))
-    engine = runtime.build(package / MODEL_FILE)
+    runtime = runtime_for(manifest.target)
+    engine = runtime.load(package / backend.model)
     try:
         references = read_references(package, len(manifest.workload))
         difference = float(np.abs(engine.run(references.inputs) - references.outputs).max())
@@ -72,8 +72,8 @@ def validate(package: Path, project: Project | None = None, progress: Progress |
     checks.append(Check(name="reference outputs", passed=difference <= manifest.tolerance, detail=detail))
 
     # a session that has run other shapes stays about 1 % slower: as at export, what is timed has run nothing yet
-    engines: dict[str, Engine] = {PRUNED: runtime.build(package / MODEL_FILE)}
-    dense = dense_engine(manifest, project, runtime, not_checked)
+    engines: dict[str, Engine] = {PRUNED: runtime.load(package / backend.model)}
+    dense = dense_engine(manifest, project, not_checked)
     engines[DENSE] = dense or engines[PRUNED]
     try:
         timings = time_workload(engines, workload, progress, "measuring latency", ROUNDS)
@@ -106,14 +106,8 @@ def hash_check(package: Path, manifest: Manifest) -> Check:
     return Check(name="files", passed=not wrong, detail=detail)
 
 
-def target_of(manifest: Manifest) -> Target:
-    """The target that a package was made for."""
-    kind: Literal["cpu", "gpu"] = "gpu" if manifest.device.kind == "gpu" else "cpu"
-    return Target(device=kind, threads=manifest.runtime.threads)
-
-
 def dense_engine(
-    manifest: Manifest, project: Project | None, runtime: Runtime, not_checked: list[str]
+    manifest: Manifest, project: Project | None, not_checked: list[str]
 ) -> Engine | None:
     """The engine of the model that the package was pruned from; None, with the reason noted, where it is not to be had."""
     if project is None:
@@ -129,4 +123,5 @@ def dense_engine(
         return None
     model = load_dense(directory)
     task = task_of(project, directory, model.config)
+    runtime = runtime_for(manifest.target, Shapes(manifest.workload, task.axis_limits()), project.state)
     return runtime.build(dense_onnx(model, task, project.state / "dense", manifest.source_sha256))

@@ -1,6 +1,7 @@
 """The export stage: from a pruned model directory to a validated entry of a Triton model repository."""
 
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -12,7 +13,15 @@ from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError,
 from prune2deploy.exporting.fuse import GAIN, fuse
 from prune2deploy.exporting.manifest import MANIFEST_FILE, Manifest, entry_name, files_of
 from prune2deploy.exporting.references import write_references
-from prune2deploy.exporting.triton import MODEL_FILE, check_entry, config_text, tensor_specs, write_config, write_warmup
+from prune2deploy.exporting.triton import (
+    BACKENDS,
+    Backend,
+    check_entry,
+    config_text,
+    tensor_specs,
+    write_config,
+    write_warmup,
+)
 from prune2deploy.files import refuse_existing, sha256_of, staged_directory, write_record, write_text
 from prune2deploy.models.checkpoint import (
     PrunedRecord,
@@ -26,7 +35,7 @@ from prune2deploy.models.checkpoint import (
 from prune2deploy.models.onnx_model import dense_onnx, export_onnx
 from prune2deploy.profiling.table import LatencyTable, read_table
 from prune2deploy.progress import Progress
-from prune2deploy.runtimes.base import Arrays, Runtime
+from prune2deploy.runtimes.base import Arrays, Runtime, Shapes
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.runtimes.workload import DENSE, time_workload
 from prune2deploy.tasks.base import Samples, Task
@@ -58,16 +67,17 @@ def export(
     entry = repository / name
     refuse_existing(entry)
     record = read_pruned_record(pruned)
-    runtime = runtime_for(project.target)
     directory = resolve_model(project.model, project.root)
     if digest_of_model(directory) != record.provenance.source_sha256:
         raise InputError(f"{pruned} was pruned from {record.provenance.source}, and {project.model} is another model")
     dense, small = load_dense(directory), load(pruned)
     task = task_of(project, directory, dense.config)
+    runtime = runtime_for(project.target, Shapes(project.workload, task.axis_limits()), project.state)
+    backend = BACKENDS[project.target.runtime]
+    project.state.mkdir(parents=True, exist_ok=True)
 
-    with staged_directory(entry) as partial:
-        onnx_file = partial / MODEL_FILE
-        onnx_file.parent.mkdir()
+    with tempfile.TemporaryDirectory(dir=project.state) as scratch, staged_directory(entry) as partial:
+        onnx_file = Path(scratch) / "model.onnx"
         with progress.track("exporting", 2) as advance:
             dense_file = dense_onnx(dense, task, project.state / "dense", record.provenance.source_sha256)
             advance()
@@ -75,9 +85,11 @@ def export(
             advance()
         evaluation = task.evaluation()
         dense_file, fused = take_fused(dense_file, onnx_file, runtime, project, task, evaluation, progress)
+        compile_into(partial, backend, runtime, onnx_file, progress)
         subject = Subject(
             project=project, task=task, record=record, budget=budget or record.provenance.budget, dense=dense,
-            pruned=small, dense_onnx=dense_file, pruned_onnx=onnx_file, fused=fused, table=table_of(project, record),
+            pruned=small, dense_onnx=dense_file, pruned_onnx=onnx_file, artifact=partial / backend.model, fused=fused,
+            table=table_of(project, record),
             max_loss=max_loss, name=name,
         )  # fmt: skip
         workload = workload_of(project, task, evaluation)
@@ -88,7 +100,7 @@ def export(
             (partial / "processor").mkdir(exist_ok=True)
             shutil.copyfile(file, partial / "processor" / file.name)
         report = assess(subject, runtime, wall_seconds(record, subject.table, start), progress)
-        report = with_check(with_check(report, onnx_check(onnx_file)), entry_check(partial, name))
+        report = with_check(with_check(report, onnx_check(partial / backend.graph)), entry_check(partial, name))
         write_record(partial / "report.json", report)
         write_text(partial / "report.html", render(report))
         write_record(partial / MANIFEST_FILE, manifest_of(report, subject, partial, max(batches)))
@@ -97,6 +109,17 @@ def export(
             write_text(kept, render(report))
             raise failure_of(report)(f"{report.headline} (nothing was exported; the report is {kept})")
     return report
+
+
+def compile_into(package: Path, backend: Backend, runtime: Runtime, onnx_file: Path, progress: Progress) -> None:
+    """Put what a server loads into `package`, and beside it the graph that it was made of, where that is another file."""
+    for name in (backend.model, backend.graph):
+        (package / name).parent.mkdir(exist_ok=True)
+    with progress.track("building the engine", 1) as advance:
+        runtime.compile(onnx_file, package / backend.model)
+        advance()
+    if backend.graph != backend.model:
+        shutil.copyfile(onnx_file, package / backend.graph)
 
 
 def failure_of(report: Report) -> type[CheckFailedError]:
@@ -117,8 +140,8 @@ def take_fused(
 
     The dense model, which the speedup is taken against, is then fused too. Returns its file, and whether it was done.
     """
-    if project.target.runtime != "onnxruntime":
-        return dense_file, False
+    if project.target.runtime != "onnxruntime" or project.target.precision != "fp32":
+        return dense_file, False  # nothing else takes ONNX Runtime's own operators, and they are not cast
     fused_file = project.state / "fused.onnx"
     if not fuse(onnx_file, fused_file):
         return dense_file, False
@@ -158,11 +181,12 @@ def write_entry(
     """Write what a Triton server reads beside the model: labels, warm-up samples, configuration."""
     if labels := task.label_names():
         write_text(package / LABELS_FILE, "\n".join(labels) + "\n")
-    inputs, outputs = tensor_specs(package / MODEL_FILE)
+    backend = runtime.describe().name
+    inputs, outputs = tensor_specs(package / BACKENDS[backend].graph)
     text = config_text(
         name, inputs, outputs, max_batch_size=max_batch_size, threads=runtime.describe().threads,
         labels_file=LABELS_FILE if labels else None, warmups=[write_warmup(package, "workload", warmup)],
-        device=runtime.device().kind,
+        device=runtime.device().kind, backend=backend,
     )  # fmt: skip
     write_config(package, text)
 
@@ -198,7 +222,8 @@ def manifest_of(report: Report, subject: Subject, package: Path, max_batch_size:
         name=report.name, created_at=report.created_at, verdict=report.verdict, task=report.task,
         source=report.source, source_sha256=provenance.source_sha256,
         weights_sha256=subject.record.weights_sha256, table_sha256=provenance.table_sha256,
-        device=report.device, runtime=report.runtime, precision=subject.project.target.precision,
+        device=report.device, runtime=report.runtime,
+        target=subject.project.target.model_copy(update={"threads": report.runtime.threads}),
         workload=subject.project.workload, max_batch_size=max_batch_size, method=report.method,
         budget=report.budget, limit_ms=report.limit_ms, dense_ms=report.latency_dense.ms,
         measured_ms=report.latency_pruned.ms, speedup=report.speedup,

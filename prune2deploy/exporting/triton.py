@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 CONFIG_FILE = "config.pbtxt"
-MODEL_FILE = "1/model.onnx"
 WARMUP_DIRECTORY = "warmup"  # the server looks for input_data_file nowhere else
 
 TRITON_TYPES = {"int64": "TYPE_INT64", "int32": "TYPE_INT32", "float32": "TYPE_FP32"}
@@ -24,6 +23,21 @@ NUMPY_TYPES = {triton: name for name, triton in TRITON_TYPES.items()}
 # A lone request waits this long for company, on top of the budgeted latency. Without a delay the batcher joins only
 # what has piled up behind a running batch; half a millisecond joins a burst and stays small against budgets of several.
 QUEUE_DELAY_US = 500
+
+
+@dataclass(frozen=True)
+class Backend:
+    """How Triton runs a model. `model`: the file it loads; `graph`: the ONNX file that says what goes in and out."""
+
+    platform: str
+    model: str
+    graph: str
+
+
+BACKENDS = {
+    "onnxruntime": Backend("onnxruntime_onnx", "1/model.onnx", "1/model.onnx"),
+    "tensorrt": Backend("tensorrt_plan", "1/model.plan", "onnx/model.onnx"),
+}
 
 
 @dataclass(frozen=True)
@@ -102,7 +116,7 @@ def _supported(dtype: str, where: str) -> str:
 
 def config_text(
     name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, max_batch_size: int, threads: int,
-    labels_file: str | None = None, warmups: Iterable[WarmUp] = (), device: str = "cpu",
+    labels_file: str | None = None, warmups: Sequence[WarmUp] = (), device: str = "cpu", backend: str = "onnxruntime",
 ) -> str:
     """The text of a complete `config.pbtxt`: nothing is left to the server's auto-completion.
 
@@ -115,12 +129,13 @@ def config_text(
         labels_file: in the entry, one label a line.
         warmups: as `write_warmup` gives them.
         device: "cpu" or "gpu"; on "gpu" every GPU the server sees gets one instance.
+        backend: a key of `BACKENDS`. TensorRT replays CUDA graphs for the shapes of the warm-ups.
     """
     from google.protobuf import text_format
 
     schema = import_schema()
     config = schema.ModelConfig(
-        name=name, platform="onnxruntime_onnx", backend="onnxruntime", max_batch_size=max_batch_size
+        name=name, platform=BACKENDS[backend].platform, backend=backend, max_batch_size=max_batch_size
     )
     for tensors, specs in ((config.input, inputs), (config.output, outputs)):
         for spec in specs:
@@ -131,8 +146,15 @@ def config_text(
     config.dynamic_batching.max_queue_delay_microseconds = QUEUE_DELAY_US
     kind = schema.ModelInstanceGroup.KIND_GPU if device == "gpu" else schema.ModelInstanceGroup.KIND_CPU
     config.instance_group.add(kind=kind, count=1)
-    config.parameters["intra_op_thread_count"].string_value = str(threads)
-    config.parameters["inter_op_thread_count"].string_value = "1"
+    if backend == "onnxruntime":
+        config.parameters["intra_op_thread_count"].string_value = str(threads)
+        config.parameters["inter_op_thread_count"].string_value = "1"
+    else:
+        config.optimization.cuda.graphs = True
+        for warmup in warmups:
+            graph = config.optimization.cuda.graph_spec.add(batch_size=warmup.batch_size)
+            for spec in warmup.files.values():
+                graph.input[spec.name].dim.extend(spec.dims)
     for warmup in warmups:
         sample = config.model_warmup.add(name=warmup.name, batch_size=warmup.batch_size)
         for file, spec in warmup.files.items():
@@ -203,10 +225,15 @@ def check_entry(entry: Path, name: str | None = None) -> list[str]:
     except InputError as error:
         return [str(error)]
     problems = _frame_problems(config, name or entry.resolve().name)
+    backend = BACKENDS.get(config.backend)
+    if backend is None or config.platform != backend.platform:
+        return [*problems, f"{CONFIG_FILE}: {config.platform!r} on backend {config.backend!r} is nothing that we export"]
     try:
-        inputs, outputs = tensor_specs(entry / MODEL_FILE)
+        inputs, outputs = tensor_specs(entry / backend.graph)
     except (InputError, CheckFailedError) as error:
         return [*problems, str(error)]
+    if not (entry / backend.model).is_file():
+        problems.append(f"{backend.model}: no such file, but {CONFIG_FILE} is for it")
     problems += _tensor_problems("input", config.input, inputs)
     problems += _tensor_problems("output", config.output, outputs)
     problems += [problem for output in config.output for problem in _label_problems(entry, output)]
@@ -219,8 +246,6 @@ def _frame_problems(config: "ModelConfig", directory: str) -> list[str]:
     problems = []
     if config.name != directory:
         problems.append(f"{CONFIG_FILE}: the model is called {config.name!r}, its directory {directory!r}")
-    if (config.platform, config.backend) != ("onnxruntime_onnx", "onnxruntime"):
-        problems.append(f"{CONFIG_FILE}: {config.platform!r} on backend {config.backend!r} does not load {MODEL_FILE}")
     if config.max_batch_size < 1:
         problems.append(
             f"{CONFIG_FILE}: max_batch_size is {config.max_batch_size}, but dims without the batch need 1 or more"

@@ -1,7 +1,6 @@
 """Is the whole the sum of its blocks? Fit the fixed part on whole models, then test on plans not seen."""
 
 import copy
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,8 +58,9 @@ class WholeModels:
     def timings(self, point: WorkloadPoint) -> list[Timing]:
         """Measured latency of each of `plans`, against the dense model."""
         inputs = self.task.synthetic_inputs(point.batch, point.seq_len)
-        runs = {str(index): partial(engine.time_ms, inputs) for index, engine in enumerate(self.engines)}
-        timings = interleaved(runs, "0", ROUNDS, self.progress, f"timing whole models at {point}")
+        runs = {str(index): engine.timed(inputs) for index, engine in enumerate(self.engines)}
+        description, device = f"timing whole models at {point}", self.engines[0].device
+        timings = interleaved(runs, "0", ROUNDS, self.progress, description, device=device)
         return [timings[str(index)] for index in range(len(self.plans))]
 
 

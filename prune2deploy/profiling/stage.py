@@ -26,6 +26,7 @@ from prune2deploy.profiling.sweep import Sweep
 from prune2deploy.profiling.table import LatencyTable, PlanCheck, PointTable, refuse_noisy, table_path
 from prune2deploy.progress import Progress
 from prune2deploy.provenance import versions
+from prune2deploy.runtimes.base import Shapes
 from prune2deploy.runtimes.measure import Timing
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.tasks.registry import task_of
@@ -41,11 +42,11 @@ def profile(project: Project, progress: Progress | None = None) -> tuple[Latency
     refuse_team("profile")
     progress = progress or Progress()
     start = time.monotonic()
-    runtime = runtime_for(project.target)
     directory = resolve_model(project.model, project.root)
     model = load_dense(directory)
     signature = family_of(model.config).signature(model.config)
     task = task_of(project, directory, model.config)
+    runtime = runtime_for(project.target, Shapes(project.workload, task.axis_limits()), project.state)
 
     graphs = project.state / "graphs" / f"{signature.name}-{sha256_of(directory / 'config.json')[:8]}"
     graphs.mkdir(parents=True, exist_ok=True)

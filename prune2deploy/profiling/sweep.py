@@ -1,7 +1,6 @@
 """The sweep: time every stack against the full one, and turn the differences into curves."""
 
 from collections.abc import Iterable
-from functools import partial
 
 import numpy as np
 
@@ -66,8 +65,9 @@ class Sweep:
         wanted = list(dict.fromkeys([*stacks, EMPTY, self.full]))
         self._build([widths for widths in wanted if widths not in self.engines])
         inputs = self.stacks.inputs(point.batch, point.seq_len)
-        runs = {_name(widths): partial(self.engines[widths].time_ms, inputs) for widths in wanted}
-        timings = interleaved(runs, _name(self.full), rounds, self.progress, description)
+        runs = {_name(widths): self.engines[widths].timed(inputs) for widths in wanted}
+        device = self.engines[self.full].device
+        timings = interleaved(runs, _name(self.full), rounds, self.progress, description, device=device)
         return {widths: timings[_name(widths)] for widths in wanted}
 
     def _build(self, stacks: list[Widths]) -> None:

@@ -37,6 +37,7 @@ from prune2deploy.pruning.judge import Stages, Stopwatch
 from prune2deploy.pruning.method import Method, State, Step
 from prune2deploy.pruning.registry import DEFAULT_METHOD, method_named
 from prune2deploy.pruning.streams import lengths_of
+from prune2deploy.runtimes.base import Shapes
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.tasks.base import Samples, Task
 from prune2deploy.tasks.predict import outputs_of, torch_run
@@ -104,7 +105,8 @@ class Workbench:
     def bench(self) -> EngineBench:
         """Where candidates are measured against the dense engine."""
         dense = dense_onnx(self.model, self.task, self.project.state / "dense", self.source)
-        runtime = runtime_for(self.project.target)
+        shapes = Shapes(self.project.workload, self.task.axis_limits())
+        runtime = runtime_for(self.project.target, shapes, self.project.state)
         return EngineBench(self.model, self.task, self.project, runtime, dense, self.state, self.progress)
 
     @cached_property

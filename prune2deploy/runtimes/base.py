@@ -1,24 +1,34 @@
 """The interface of every runtime."""
 
+import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
+from prune2deploy.config import RuntimeName, WorkloadPoint
 from prune2deploy.files import Record
 
 Arrays = dict[str, np.ndarray]
+TimedRun = Callable[[], float]
+DeviceKind = Literal["cpu", "gpu"]
 
 
 class DeviceInfo(Record):
     """The device that something was measured on."""
 
-    kind: str
+    kind: DeviceKind
     name: str
-    cores: int = Field(ge=1, description="physical cores this process may use")
+    cores: int = Field(ge=1, description="physical cores this process may use; of a GPU, its multiprocessors")
     memory_gb: float
+    compute_capability: str | None = None
+    cuda: str | None = None
+    driver: str | None = None
 
     @property
     def slug(self) -> str:
@@ -30,7 +40,7 @@ class DeviceInfo(Record):
 class RuntimeInfo(Record):
     """What executes, and every setting that latency depends on."""
 
-    name: str
+    name: RuntimeName
     version: str
     provider: str
     threads: int
@@ -41,23 +51,50 @@ class RuntimeInfo(Record):
 class Engine(ABC):
     """A model that is ready to run."""
 
+    device: DeviceKind = "cpu"
+
     @abstractmethod
     def run(self, inputs: Arrays) -> np.ndarray:
         """The first output for `inputs`."""
 
-    def time_ms(self, inputs: Arrays) -> float:
-        """Milliseconds of one run on `inputs`."""
-        start = perf_counter_ns()
-        self.run(inputs)
-        return (perf_counter_ns() - start) / 1e6
+    def timed(self, inputs: Arrays) -> TimedRun:
+        """A function that runs `inputs`, kept where the engine wants them, and returns its milliseconds."""
+
+        def run() -> float:
+            start = perf_counter_ns()
+            self.run(inputs)
+            return (perf_counter_ns() - start) / 1e6
+
+        return run
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What engines are built for: the `workload`, and the largest size of each named axis that a model can take."""
+
+    workload: Sequence[WorkloadPoint]
+    limits: Mapping[str, int]
 
 
 class Runtime(ABC):
     """Builds engines, all with the same settings."""
 
+    artifact: ClassVar[str]  # what a server loads, as the name of a file
+
     @abstractmethod
+    def compile(self, onnx_file: Path, artifact: Path) -> None:
+        """Make, of the float32 graph in `onnx_file`, the file `artifact`; raises InputError and CheckFailedError."""
+
+    @abstractmethod
+    def load(self, artifact: Path) -> Engine:
+        """The engine in `artifact`; raises InputError when the runtime refuses it."""
+
     def build(self, onnx_file: Path) -> Engine:
-        """An engine of the model in `onnx_file`; raises InputError when the runtime refuses it."""
+        """An engine of the float32 graph in `onnx_file`, made as the artifact is."""
+        with tempfile.TemporaryDirectory(dir=onnx_file.parent, prefix=".engine-") as folder:
+            artifact = Path(folder) / self.artifact
+            self.compile(onnx_file, artifact)
+            return self.load(artifact)
 
     @abstractmethod
     def describe(self) -> RuntimeInfo:

@@ -1,17 +1,18 @@
 """ONNX Runtime, on the CPU or on CUDA."""
 
-import os
-import platform
+import shutil
 from pathlib import Path
+from time import perf_counter_ns
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 
 from prune2deploy.config import Target
 from prune2deploy.errors import InputError, MissingPackageError
-from prune2deploy.runtimes.base import Arrays, DeviceInfo, Engine, Runtime, RuntimeInfo
+from prune2deploy.models.precision import cast
+from prune2deploy.runtimes.base import Arrays, DeviceInfo, DeviceKind, Engine, Runtime, RuntimeInfo, TimedRun
+from prune2deploy.runtimes.devices import affinity, cpu_device, cuda_device, usable_cores
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -22,7 +23,7 @@ SETTINGS = {"session.intra_op.allow_spinning": "0"}
 
 
 class OrtEngine(Engine):
-    """An ONNX Runtime session."""
+    """An ONNX Runtime session on the CPU."""
 
     def __init__(self, session: "onnxruntime.InferenceSession"):
         self.session = session
@@ -32,8 +33,33 @@ class OrtEngine(Engine):
         return self.session.run(None, inputs)[0]
 
 
+class OrtCudaEngine(OrtEngine):
+    """A session on CUDA; timed with inputs and outputs that stay on the device."""
+
+    device: DeviceKind = "gpu"
+
+    def timed(self, inputs: Arrays) -> TimedRun:
+        """See Engine: from the call until the device is done, without copies to and from the host."""
+        ort = import_onnxruntime()
+        binding = self.session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, "cuda", 0))
+        output = self.run(inputs)
+        on_device = ort.OrtValue.ortvalue_from_shape_and_type(output.shape, output.dtype, "cuda", 0)
+        binding.bind_ortvalue_output(self.session.get_outputs()[0].name, on_device)
+
+        def run() -> float:
+            start = perf_counter_ns()
+            self.session.run_with_iobinding(binding)  # returns when the device is done
+            return (perf_counter_ns() - start) / 1e6
+
+        return run
+
+
 class OnnxRuntime(Runtime):
     """Sessions with one thread pool each, pinned to `threads` threads that do not spin."""
+
+    artifact = "model.onnx"
 
     def __init__(self, target: Target):
         self.target = target
@@ -42,7 +68,22 @@ class OnnxRuntime(Runtime):
         if target.device == "gpu":
             self._refuse_missing_gpu()
 
+    def compile(self, onnx_file: Path, artifact: Path) -> None:
+        """See Runtime."""
+        if self.target.precision == "fp32":
+            shutil.copyfile(onnx_file, artifact)
+        else:
+            cast(onnx_file, self.target.precision, artifact)
+
     def build(self, onnx_file: Path) -> OrtEngine:
+        """See Runtime."""
+        if self.target.precision == "fp32":
+            return self.load(onnx_file)
+        engine = super().build(onnx_file)
+        assert isinstance(engine, OrtEngine)
+        return engine
+
+    def load(self, artifact: Path) -> OrtEngine:
         """See Runtime; raises InputError where the session silently fell back to another provider."""
         ort = import_onnxruntime()
         options = ort.SessionOptions()
@@ -51,17 +92,19 @@ class OnnxRuntime(Runtime):
         options.log_severity_level = 3
         for key, value in SETTINGS.items():
             options.add_session_config_entry(key, value)
+        # TF32 is no more exact than half precision, and it is on by default
+        provider = (self.provider, {"use_tf32": "0"}) if self.target.device == "gpu" else self.provider
         try:
-            session = ort.InferenceSession(str(onnx_file), options, providers=[self.provider])
+            session = ort.InferenceSession(str(artifact), options, providers=[provider])
         except Exception as error:  # the runtime's own exceptions share no public base
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(f"{onnx_file}: ONNX Runtime does not load it: {reason[:300]}") from None
+            raise InputError(f"{artifact}: ONNX Runtime does not load it: {reason[:300]}") from None
         if session.get_providers()[0] != self.provider:
             raise InputError(
                 f"ONNX Runtime gave {session.get_providers()[0]} where {self.provider} was asked for: "
                 "CUDA or cuDNN libraries are missing (`prune2deploy doctor` says which)"
             )
-        return OrtEngine(session)
+        return OrtEngine(session) if self.target.device == "cpu" else OrtCudaEngine(session)
 
     def describe(self) -> RuntimeInfo:
         """See Runtime."""
@@ -80,12 +123,14 @@ class OnnxRuntime(Runtime):
         return 16 if self.target.device == "cpu" else 64
 
     def _refuse_missing_gpu(self) -> None:
-        if self.provider not in import_onnxruntime().get_available_providers():
+        ort = import_onnxruntime()
+        if self.provider not in ort.get_available_providers():
             raise InputError(
-                "no CUDA here: ONNX Runtime offers "
-                f"{', '.join(import_onnxruntime().get_available_providers())}; use --cpu, or install "
+                f"no CUDA here: ONNX Runtime offers {', '.join(ort.get_available_providers())}; use --cpu, or install "
                 "'prune2deploy[gpu]' on a machine with an NVIDIA GPU"
             )
+        if hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()  # finds CUDA and cuDNN in the pip packages that torch brings
 
 
 def import_onnxruntime() -> ModuleType:
@@ -95,45 +140,3 @@ def import_onnxruntime() -> ModuleType:
     except ImportError:
         raise MissingPackageError("onnxruntime", "cpu") from None
     return onnxruntime
-
-
-def affinity() -> list[int]:
-    """The logical processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
-def usable_cores() -> int:
-    """Physical cores that this process may use: more threads than that slow a matrix product down."""
-    return max(1, min(psutil.cpu_count(logical=False) or 1, len(affinity())))
-
-
-def cpu_device() -> DeviceInfo:
-    """This machine's processor."""
-    return DeviceInfo(
-        kind="cpu", name=cpu_name(), cores=usable_cores(), memory_gb=round(psutil.virtual_memory().total / 2**30, 1)
-    )
-
-
-def cpu_name() -> str:
-    """The processor's own name for itself."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def cuda_device() -> DeviceInfo:
-    """The first CUDA device; raises InputError where there is none."""
-    import torch
-
-    if not torch.cuda.is_available():
-        raise InputError("no NVIDIA GPU that CUDA can use was found; use --cpu")
-    properties = torch.cuda.get_device_properties(0)
-    return DeviceInfo(
-        kind="gpu", name=properties.name, cores=properties.multi_processor_count,
-        memory_gb=round(properties.total_memory / 2**30, 1),
-    )

@@ -1,7 +1,6 @@
 """Latency of several engines over a whole workload, against the dense one."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -44,8 +43,10 @@ def time_workload(
     """
     per_point = []
     for point, inputs in workload:
-        runs = {name: partial(engine.time_ms, inputs) for name, engine in engines.items()}
-        per_point.append(interleaved(runs, DENSE, rounds, progress, f"{description}, {point}"))
+        runs = {name: engine.timed(inputs) for name, engine in engines.items()}
+        per_point.append(
+            interleaved(runs, DENSE, rounds, progress, f"{description}, {point}", device=engines[DENSE].device)
+        )
     weights = [point.weight for point, _ in workload]
     found = {}
     for name in engines:

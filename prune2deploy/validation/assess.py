@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prune2deploy.budget import Budget
-from prune2deploy.config import Project, WorkloadPoint
+from prune2deploy.config import Precision, Project, Target, WorkloadPoint
 from prune2deploy.models.checkpoint import PrunedRecord
 from prune2deploy.models.family import KINDS, Kind
 from prune2deploy.models.registry import blocks_in
@@ -17,6 +17,7 @@ from prune2deploy.profiling.table import LatencyTable
 from prune2deploy.progress import Progress
 from prune2deploy.provenance import peak_memory_gb, versions
 from prune2deploy.runtimes.base import Arrays, Engine, Runtime
+from prune2deploy.runtimes.ort import OnnxRuntime
 from prune2deploy.runtimes.workload import DENSE, WorkloadTiming, time_workload
 from prune2deploy.tasks.base import Samples, Score, Task
 from prune2deploy.tasks.predict import outputs_of, score_outputs, torch_run
@@ -36,7 +37,8 @@ PRUNED = "pruned"
 BUDGET = "budget"  # how the names of checks of the budget begin
 LOSS = "points lost"  # how the name of the quality gate ends
 SAMPLES = 64  # that outputs are compared on
-TOLERANCE = 1e-4  # of the largest logit: ONNX against PyTorch, float32
+# of the largest logit: an engine against PyTorch in float32; half precision rounds by 2^-11 and 2^-8 at every step
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 8e-2}
 ROUNDS = 60
 
 
@@ -52,6 +54,7 @@ class Subject:
     pruned: "PreTrainedModel"
     dense_onnx: Path
     pruned_onnx: Path
+    artifact: Path
     fused: bool
     table: LatencyTable | None
     max_loss: float | None
@@ -65,7 +68,7 @@ def assess(subject: Subject, runtime: Runtime, seconds: dict[str, float], progre
     """
     start = time.monotonic()
     evaluation = subject.task.evaluation()
-    engines = {DENSE: runtime.build(subject.dense_onnx), PRUNED: runtime.build(subject.pruned_onnx)}
+    engines = {DENSE: runtime.build(subject.dense_onnx), PRUNED: runtime.load(subject.artifact)}
     numerics, numeric_checks = compare_outputs(subject, engines[PRUNED], evaluation)
     with progress.track("scoring both engines", 2) as advance:
         outputs = {}
@@ -119,27 +122,34 @@ def workload_of(project: Project, task: Task, samples: Samples) -> list[tuple[Wo
 
 
 def compare_outputs(subject: Subject, engine: Engine, evaluation: Samples) -> tuple[Numerics, list[Check]]:
-    """The exported graph against PyTorch, in batches and one by one, and pruned against dense."""
+    """The exported graph and its engine against PyTorch, in batches and one by one, and pruned against dense."""
     some = evaluation.select(list(range(min(SAMPLES, len(evaluation)))))
     wanted = outputs_of(torch_run(subject.pruned), some)
     dense = outputs_of(torch_run(subject.dense), some)
     largest = float(np.abs(wanted).max())
-    tolerance = TOLERANCE * max(1.0, largest)
-    error = float(np.abs(outputs_of(engine.run, some) - wanted).max())
-    one_by_one = float(np.abs(outputs_of(engine.run, some, batch_size=1) - wanted).max())
+    checks, target = [], subject.project.target
+    if target.device == "gpu":  # elsewhere the engine is the graph as it is
+        plain = OnnxRuntime(Target()).load(subject.pruned_onnx)
+        checks.append(equality_check("ONNX equals PyTorch", outputs_of(plain.run, some), wanted, TOLERANCES["fp32"]))
+    name = "ONNX equals PyTorch" if target.device == "cpu" else f"the {target.precision} engine equals PyTorch"
+    batched, alone = outputs_of(engine.run, some), outputs_of(engine.run, some, batch_size=1)
+    tolerance = TOLERANCES[target.precision]
+    checks.append(equality_check(name, batched, wanted, tolerance))
+    check = equality_check("any batch, any length", alone, wanted, tolerance)
+    checks.append(check.model_copy(update={"detail": f"{check.detail}, each sample alone at its own length"}))
     agreement = float((subject.task.predictions(wanted) == subject.task.predictions(dense)).mean())
-    numerics = Numerics(
-        samples=len(some), onnx_max_error=max(error, one_by_one), tolerance=tolerance, largest_logit=largest,
+    return Numerics(
+        samples=len(some), onnx_max_error=float(max(np.abs(batched - wanted).max(), np.abs(alone - wanted).max())),
+        tolerance=tolerance * max(1.0, largest), largest_logit=largest,
         dense_mean_difference=float(np.abs(wanted - dense).mean()), same_prediction=agreement,
-    )  # fmt: skip
-    said = "logits differ by at most {:.2g} over {} samples (tolerance {:.2g})"
-    return numerics, [
-        Check(name="ONNX equals PyTorch", passed=error <= tolerance, detail=said.format(error, len(some), tolerance)),
-        Check(
-            name="any batch, any length", passed=one_by_one <= tolerance,
-            detail=said.format(one_by_one, len(some), tolerance) + ", each sample alone at its own length",
-        ),
-    ]  # fmt: skip
+    ), checks  # fmt: skip
+
+
+def equality_check(name: str, outputs: np.ndarray, wanted: np.ndarray, tolerance: float) -> Check:
+    """Whether `outputs` are `wanted`, up to the share `tolerance` of the largest of them."""
+    error, allowed = float(np.abs(outputs - wanted).max()), tolerance * max(1.0, float(np.abs(wanted).max()))
+    detail = f"logits differ by at most {error:.2g} over {len(wanted)} samples (tolerance {allowed:.2g})"
+    return Check(name=name, passed=error <= allowed, detail=detail)
 
 
 def budget_checks(

@@ -102,6 +102,28 @@ def test_config_says_what_was_asked(tmp_path):
     assert (ids.data_type, list(ids.dims), ids.input_data_file) == (schema.TYPE_INT64, [5], "two.input_ids")
 
 
+def test_tensorrt_entry_replays_graphs_of_the_workload(tmp_path):
+    entry = tmp_path / "trt"
+    save_graph(entry / "onnx" / "model.onnx", [IDS, MASK], [LOGITS])
+    warmups = [write_warmup(entry, "two", text_batch()), write_warmup(entry, "four", text_batch(4, 7))]
+    write_config(entry, config_text(
+        "trt", [IDS, MASK], [LOGITS], max_batch_size=8, threads=1, warmups=warmups, device="gpu", backend="tensorrt",
+    ))  # fmt: skip
+    assert check_entry(entry) == ["1/model.plan: no such file, but config.pbtxt is for it"]
+    (entry / "1").mkdir()
+    (entry / "1" / "model.plan").write_bytes(b"a plan")
+    assert check_entry(entry) == []
+    config = parse_config(entry / "config.pbtxt")
+    assert (config.platform, config.backend) == ("tensorrt_plan", "tensorrt")
+    assert not config.parameters
+    assert config.optimization.cuda.graphs
+    shapes = [(spec.batch_size, {name: list(dims.dim) for name, dims in spec.input.items()})
+              for spec in config.optimization.cuda.graph_spec]  # fmt: skip
+    assert shapes == [
+        (2, {"input_ids": [5], "attention_mask": [5]}), (4, {"input_ids": [7], "attention_mask": [7]})
+    ]  # fmt: skip
+
+
 def test_gpu_instance_and_no_labels(tmp_path):
     path = tmp_path / "config.pbtxt"
     path.write_text(config_text("vit", [PIXELS], [LOGITS], max_batch_size=4, threads=1, device="gpu"))
@@ -198,7 +220,7 @@ def test_label_file_without_last_newline_is_as_good(entry):
 
 DAMAGE = {
     "name": (lambda c: setattr(c, "name", "other"), "called 'other', its directory 'sst2'"),
-    "backend": (lambda c: setattr(c, "backend", "tensorrt"), "'tensorrt' does not load 1/model.onnx"),
+    "backend": (lambda c: setattr(c, "backend", "tensorrt"), "on backend 'tensorrt' is nothing that we export"),
     "no batching": (lambda c: setattr(c, "max_batch_size", 0), "max_batch_size is 0"),
     "input missing": (lambda c: c.input.pop(), "input 'attention_mask' of the model is missing"),
     "input renamed": (lambda c: setattr(c.input[0], "name", "ids"), "input 'ids' is not in the model"),

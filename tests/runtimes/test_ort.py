@@ -8,8 +8,10 @@ import pytest
 
 from prune2deploy.config import Target
 from prune2deploy.errors import InputError, MissingPackageError
+from prune2deploy.runtimes import devices
 from prune2deploy.runtimes.base import DeviceInfo
-from prune2deploy.runtimes.ort import OnnxRuntime, usable_cores
+from prune2deploy.runtimes.devices import usable_cores
+from prune2deploy.runtimes.ort import OnnxRuntime
 from prune2deploy.runtimes.registry import runtime_for
 
 
@@ -30,7 +32,7 @@ def test_engine_runs_the_graph(doubling):
     engine = runtime_for(Target(threads=1)).build(doubling)
     inputs = {"x": np.array([[1.0, 2.0], [3.0, -4.0]], dtype=np.float32)}
     assert np.array_equal(engine.run(inputs), 2 * inputs["x"])
-    assert engine.time_ms(inputs) > 0
+    assert engine.timed(inputs)() > 0
 
 
 def test_engine_uses_the_threads_that_it_says(doubling):
@@ -105,14 +107,12 @@ def test_description_says_what_latency_depends_on():
 
 
 def test_default_is_a_thread_for_each_core_that_we_may_use(monkeypatch):
-    from prune2deploy.runtimes import ort
-
-    monkeypatch.setattr(ort.psutil, "cpu_count", lambda logical: 8)
-    monkeypatch.setattr(ort, "affinity", lambda: [0, 1, 2])
+    monkeypatch.setattr(devices.psutil, "cpu_count", lambda logical: 8)
+    monkeypatch.setattr(devices, "affinity", lambda: [0, 1, 2])
     assert OnnxRuntime(Target()).describe().threads == 3
-    monkeypatch.setattr(ort, "affinity", lambda: list(range(16)))
+    monkeypatch.setattr(devices, "affinity", lambda: list(range(16)))
     assert OnnxRuntime(Target()).describe().threads == 8
-    monkeypatch.setattr(ort.psutil, "cpu_count", lambda logical: None)
+    monkeypatch.setattr(devices.psutil, "cpu_count", lambda logical: None)
     assert usable_cores() == 1
 
 

@@ -1,0 +1,29 @@
+import onnx
+
+from prune2deploy.models.onnx_model import export_onnx
+from prune2deploy.models.onnx_nodes import modules_of
+from prune2deploy.models.registry import family_of
+
+
+def test_every_product_belongs_to_the_module_whose_weights_it_reads(case, tmp_path):
+    export_onnx(case.model, case.task, tmp_path / "model.onnx")
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    owners = modules_of(graph)
+    after = {name: node for node in graph.node for name in node.input}
+    weights = {entry.name for entry in graph.initializer}
+    products = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+    assert len(products) == 6 * len(family_of(case.model.config).layers(case.model))
+    for node in products:
+        bias = next(name for name in after[node.output[0]].input if name in weights)
+        assert owners[node.name] == bias.removesuffix(".bias")
+
+
+def test_a_softmax_belongs_to_the_attention_that_feeds_it(case, tmp_path):
+    export_onnx(case.model, case.task, tmp_path / "model.onnx")
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    owners = modules_of(graph)
+    found = [owners[node.name] for node in graph.node if node.op_type == "Softmax"]
+    layers = len(family_of(case.model.config).layers(case.model))
+    assert len(found) == layers
+    for layer, module in enumerate(found):
+        assert f".{layer}.attention" in module
