@@ -56,6 +56,7 @@ RuntimeChoice = Annotated[RuntimeName | None, typer.Option("--runtime", help="Wh
 PrecisionChoice = Annotated[
     Precision | None, typer.Option("--precision", help="What it computes in; fp16 on a GPU, bf16 in TensorRT alone.")
 ]
+Triton = Annotated[str | None, typer.Option("--triton", help="Check that this release of the server loads it: 26.07.")]
 LatencyMs = Annotated[float | None, typer.Option("--latency-ms", help="Budget: milliseconds over the workload.")]
 Speedup = Annotated[float | None, typer.Option("--speedup", help="Budget: how many times as fast as dense.")]
 MethodName = Annotated[str, typer.Option("--method", help="ours, fisher, kwon, ziplm, k-prune, optin or magnitude.")]
@@ -227,13 +228,14 @@ def export(
     threads: Threads = None,
     runtime: RuntimeChoice = None,
     precision: PrecisionChoice = None,
+    triton: Triton = None,
     as_json: Json = False,
 ) -> None:
     """Shrink to ONNX, package as a Triton model repository entry, and validate."""
     from prune2deploy.budget import Budget
     from prune2deploy.exporting.stage import export as stage
 
-    settings = _project(project, cpu, gpu, batch, seq_len, threads, runtime, precision)
+    settings = _project(project, cpu, gpu, batch, seq_len, threads, runtime, precision, triton)
     budget = None if latency_ms is None else Budget.of(latency_ms, None)
     source = pruned or Path("pruned")
     if pick is not None:
@@ -251,12 +253,13 @@ def run(
     latency_ms: LatencyMs = None, speedup: Speedup = None, out: Repository = Path("model_repository"),
     name: Name = None, method: MethodName = "ours", max_loss: FastestOrGate = None, force: Force = False,
     project: ProjectFile = None, cpu: Cpu = False, gpu: Gpu = False, batch: Batches = None, seq_len: Lengths = None,
-    threads: Threads = None, runtime: RuntimeChoice = None, precision: PrecisionChoice = None, as_json: Json = False,
+    threads: Threads = None, runtime: RuntimeChoice = None, precision: PrecisionChoice = None,
+    triton: Triton = None, as_json: Json = False,
 ) -> None:
     """Profile, prune, export and validate, until the exported artifact measures within the budget."""
     from prune2deploy.closed_loop import run as stage
 
-    settings = _project(project, cpu, gpu, batch, seq_len, threads, runtime, precision)
+    settings = _project(project, cpu, gpu, batch, seq_len, threads, runtime, precision, triton)
     budget = _budget(max_loss, latency_ms, speedup)
     _print_report(stage(settings, budget, out, name, method, max_loss, force, RichProgress()), out, as_json)
 
@@ -310,12 +313,13 @@ def _budget(
 
 
 def _target(
-    cpu: bool, gpu: bool, threads: int | None, runtime: RuntimeName | None, precision: Precision | None
+    cpu: bool, gpu: bool, threads: int | None, runtime: RuntimeName | None, precision: Precision | None,
+    triton: str | None = None,
 ) -> dict:
     if cpu and gpu:
         raise InputError("give one of --cpu and --gpu")
     device = "gpu" if gpu else "cpu" if cpu else None
-    said = {"device": device, "threads": threads, "runtime": runtime, "precision": precision}
+    said = {"device": device, "threads": threads, "runtime": runtime, "precision": precision, "triton": triton}
     return {name: value for name, value in said.items() if value is not None}
 
 
@@ -335,14 +339,14 @@ def _points(batch: list[int] | None, seq_len: list[int] | None) -> list[dict]:
 
 def _project(
     path: Path | None, cpu: bool, gpu: bool, batch: list[int] | None, seq_len: list[int] | None, threads: int | None,
-    runtime: RuntimeName | None, precision: Precision | None,
+    runtime: RuntimeName | None, precision: Precision | None, triton: str | None = None,
 ) -> Project:
     """The project file, with what the command line says instead of it."""
     from prune2deploy.config import project_from
 
     project = load_project(path)
     values = project.model_dump()
-    values["target"].update(_target(cpu, gpu, threads, runtime, precision))
+    values["target"].update(_target(cpu, gpu, threads, runtime, precision, triton))
     if points := _points(batch, seq_len):
         fixed = [point for point in values["workload"] if not seq_len and point["seq_len"]]
         values["workload"] = [

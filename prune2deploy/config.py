@@ -70,6 +70,7 @@ class Target(Record):
     precision: Precision = "fp32"
     threads: int | None = Field(None, ge=1, le=1024, description="None: one a physical core that we may use")
     tensorrt: TensorRtSettings = Field(default_factory=TensorRtSettings)
+    triton: str | None = Field(None, description="the release of the server, such as 26.07")
 
     @model_validator(mode="after")
     def _possible(self) -> "Target":

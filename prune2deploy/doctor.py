@@ -39,8 +39,9 @@ def examine() -> Findings:
     """Look at this machine."""
     from prune2deploy.provenance import versions
 
-    packages = [_package(name) for name in ("tritonclient", "tensorrt")]
-    capabilities = [_cpu(), _onnxruntime_cpu(), _gpu(), _onnxruntime_gpu(), *packages]
+    capabilities = [
+        _cpu(), _onnxruntime_cpu(), _gpu(), _onnxruntime_gpu(), _package("tritonclient"), _tensorrt(),
+    ]  # fmt: skip
     return Findings(versions=versions(), capabilities=capabilities)
 
 
@@ -93,6 +94,22 @@ def _package(package: str) -> Capability:
         return Capability(name=package, available=True, detail=version(package))
     except PackageNotFoundError:
         return Capability(name=package, available=False, detail=_advice(package))
+
+
+def _tensorrt() -> Capability:
+    """Whether a builder can be made: a package that is installed may lack its libraries."""
+    from prune2deploy.errors import MissingPackageError
+    from prune2deploy.runtimes.trt import import_tensorrt
+
+    try:
+        trt = import_tensorrt()
+        trt.Builder(trt.Logger(trt.Logger.ERROR))
+    except MissingPackageError:
+        return Capability(name="TensorRT", available=False, detail=_advice("tensorrt"))
+    except Exception as error:  # no library, no driver, no GPU: its bindings raise errors of several kinds
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return Capability(name="TensorRT", available=False, detail=f"it makes no builder: {reason}")
+    return Capability(name="TensorRT", available=True, detail=f"{trt.__name__} {trt.__version__}")
 
 
 def _advice(package: str) -> str:

@@ -12,10 +12,10 @@ from prune2deploy.cli import app
 
 COMMANDS = {
     "init": ["--data", "--task", "--text-pair", "--label", "--unlabelled", "--calibration", "--samples", "--max-length"],
-    "profile": ["--project", "--cpu", "--gpu", "--batch", "--seq-len", "--threads", "--json"],
+    "profile": ["--project", "--cpu", "--gpu", "--batch", "--seq-len", "--threads", "--runtime", "--precision", "--json"],
     "prune": ["--latency-ms", "--speedup", "--flops", "--max-loss", "--out", "--method", "--table"],
     "frontier": ["--latency-ms", "--speedup", "--out", "--method"],
-    "export": ["--pruned", "--pick", "--frontier", "--out", "--name", "--max-loss", "--force"],
+    "export": ["--pruned", "--pick", "--frontier", "--out", "--name", "--max-loss", "--force", "--triton"],
     "run": ["--latency-ms", "--speedup", "--out", "--name", "--method", "--max-loss", "--force"],
     "validate": ["PACKAGE", "--project", "--json"],
     "doctor": ["--json"],

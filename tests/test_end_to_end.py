@@ -146,13 +146,23 @@ def test_package_passes_its_own_validation(made, clock):
     assert result.not_checked == []
     assert result.speedup == pytest.approx(report_of(made.package).speedup)
     assert [check.name for check in result.checks] == [
-        "files", "Triton entry", "valid ONNX", "reference outputs", "budget of 1.5× speedup"
+        "files", "Triton entry", "valid ONNX", "reference outputs", "task metric",
+        "budget of 1.5× speedup",
     ]  # fmt: skip
 
     away = prune2deploy.validate(made.package)
     assert away.passed
     assert away.speedup is None
-    assert any(reason.startswith("speedup: no project file") for reason in away.not_checked)
+    assert any(reason.startswith("task metric and speedup: no project file") for reason in away.not_checked)
+
+
+def test_an_engine_that_scores_otherwise_than_at_export_does_not_validate(made, clock, tmp_path):
+    package = shutil.copytree(made.package, tmp_path / made.package.name)
+    manifest = json.loads((package / "manifest.json").read_text())
+    manifest["metric_pruned"] |= {"value": manifest["metric_pruned"]["value"] - 30, "standard_error": 5}
+    (package / "manifest.json").write_text(json.dumps(manifest))
+    result = prune2deploy.validate(package, made.project)
+    assert [check.name for check in result.checks if not check.passed] == ["task metric"]
 
 
 def test_a_table_that_is_there_is_not_measured_again(bert_made, pairs_made, vit_made):
@@ -343,5 +353,5 @@ def test_package_slower_than_its_budget_does_not_validate(bert_made, clock, monk
     monkeypatch.chdir(bert_made.root)
     result = cli("validate", bert_made.package)
     assert result.exit_code == 1
-    assert [line.split()[0] for line in result.stdout.splitlines()] == ["passed"] * 4 + ["FAILED"]
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["passed"] * 5 + ["FAILED"]
     assert "too slow" in result.stdout

@@ -223,12 +223,14 @@ def test_doctor_says_what_is_missing(monkeypatch):
         raise PackageNotFoundError(package)
 
     monkeypatch.setattr("prune2deploy.doctor.version", version)
+    for module in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     found = {each["name"]: each for each in answer(cli("doctor", "--json"))["capabilities"]}
     assert found["ONNX Runtime on the CPU"]["available"] is True
     assert found["ONNX Runtime on CUDA"]["available"] is False
     assert "prune2deploy[gpu]" in found["ONNX Runtime on CUDA"]["detail"]
-    for package, extra in (("tritonclient", "triton"), ("tensorrt", "tensorrt")):
+    for package, extra in (("tritonclient", "triton"), ("TensorRT", "tensorrt")):
         assert found[package]["available"] is False
         assert f"pip install 'prune2deploy[{extra}]'" in found[package]["detail"]
     assert "no   tritonclient" in cli("doctor").stdout

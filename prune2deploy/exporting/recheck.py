@@ -1,13 +1,14 @@
 """The validate stage: is a package still what it was when it was made, and does it keep its promises on this machine?"""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from prune2deploy.config import Project
+from prune2deploy.config import Project, Target
 from prune2deploy.errors import InputError, UnstableMeasurementError
 from prune2deploy.exporting.manifest import MANIFEST_FILE, REFERENCE_FILE, Manifest, files_of, read_manifest
-from prune2deploy.exporting.references import read_references
+from prune2deploy.exporting.references import References, read_references
 from prune2deploy.exporting.stage import entry_check
 from prune2deploy.exporting.triton import BACKENDS
 from prune2deploy.files import Record
@@ -15,8 +16,11 @@ from prune2deploy.models.checkpoint import digest_of_model, load_dense, resolve_
 from prune2deploy.models.onnx_model import dense_onnx
 from prune2deploy.progress import Progress
 from prune2deploy.runtimes.base import Engine, Shapes
+from prune2deploy.runtimes.ort import OnnxRuntime
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.runtimes.workload import DENSE, time_workload
+from prune2deploy.tasks.base import Task
+from prune2deploy.tasks.predict import outputs_of, score_outputs
 from prune2deploy.tasks.registry import task_of
 from prune2deploy.team import refuse_team
 from prune2deploy.validation.assess import PRUNED, ROUNDS, budget_checks, onnx_check
@@ -39,7 +43,8 @@ def validate(package: Path, project: Project | None = None, progress: Progress |
     """Check the package at `package` again, on this machine.
 
     Hashes, Triton entry, graph, reference outputs and latency; where `project` names the model that the package was
-    pruned from, the dense engine is timed in the same run. Raises InputError when it is no package.
+    pruned from, the task metric too, and the dense engine is timed in the same run. Raises InputError when it is no
+    package.
     """
     refuse_team("validate")
     progress = progress or Progress()
@@ -60,7 +65,10 @@ def validate(package: Path, project: Project | None = None, progress: Progress |
     engine = runtime.load(package / backend.model)
     try:
         references = read_references(package, len(manifest.workload))
-        difference = float(np.abs(engine.run(references.inputs) - references.outputs).max())
+        checks.append(reference_check("reference outputs", engine, references, manifest.tolerance))
+        if backend.graph != backend.model:
+            graph = OnnxRuntime(Target()).load(package / backend.graph)
+            checks.append(reference_check("reference outputs of the graph", graph, references, manifest.tolerance))
         workload = references.points(list(manifest.workload))
         for _, inputs in workload:
             engine.run(inputs)
@@ -68,13 +76,13 @@ def validate(package: Path, project: Project | None = None, progress: Progress |
         detail = f"{REFERENCE_FILE} cannot be used: {str(error).splitlines()[0]}"
         checks.append(Check(name="reference outputs", passed=False, detail=detail))
         return Validation(package=str(package), passed=False, checks=checks, not_checked=["latency"])
-    detail = f"largest difference {difference:.2g} (tolerance {manifest.tolerance:.2g})"
-    checks.append(Check(name="reference outputs", passed=difference <= manifest.tolerance, detail=detail))
 
+    original = find_original(manifest, project, not_checked)
+    if original is not None:
+        checks.append(metric_check(manifest, original, engine, progress))
     # a session that has run other shapes stays about 1 % slower: as at export, what is timed has run nothing yet
     engines: dict[str, Engine] = {PRUNED: runtime.load(package / backend.model)}
-    dense = dense_engine(manifest, project, not_checked)
-    engines[DENSE] = dense or engines[PRUNED]
+    engines[DENSE] = original.engine if original else engines[PRUNED]
     try:
         timings = time_workload(engines, workload, progress, "measuring latency", ROUNDS)
     except UnstableMeasurementError as error:
@@ -84,16 +92,36 @@ def validate(package: Path, project: Project | None = None, progress: Progress |
     here = runtime.device()
     if (here.name, here.cores) != (manifest.device.name, manifest.device.cores):
         not_checked.append(f"budget: it is meant for {manifest.device.name}, and this is {here.name}")
-    elif manifest.budget.kind == "speedup" and dense is None:
+    elif manifest.budget.kind == "speedup" and original is None:
         not_checked.append(f"budget: a speedup needs the dense model; measured {measured:.3g} ms here")
     else:
         limit = None if manifest.budget.kind == "flops" else manifest.budget.limit_ms(timings[DENSE].ms)
         checks.extend(budget_checks(manifest.budget, limit, timings, manifest.device.name))
     return Validation(
         package=str(package), passed=all(check.passed for check in checks), checks=checks, not_checked=not_checked,
-        measured_ms=measured, dense_ms=timings[DENSE].ms if dense else None,
-        speedup=timings[DENSE].ms / measured if dense else None,
+        measured_ms=measured, dense_ms=timings[DENSE].ms if original else None,
+        speedup=timings[DENSE].ms / measured if original else None,
     )  # fmt: skip
+
+
+def reference_check(name: str, engine: Engine, references: References, tolerance: float) -> Check:
+    """Whether `engine` gives what the pruned PyTorch model gave at export."""
+    difference = float(np.abs(engine.run(references.inputs) - references.outputs).max())
+    detail = f"largest difference {difference:.2g} (tolerance {tolerance:.2g})"
+    return Check(name=name, passed=difference <= tolerance, detail=detail)
+
+
+def metric_check(manifest: Manifest, original: "Original", engine: Engine, progress: Progress) -> Check:
+    """Whether `engine` scores what it scored at export, up to the standard error of that."""
+    evaluation = original.task.evaluation()
+    with progress.track("scoring both engines", 2) as advance:
+        outputs = []
+        for each in (engine, original.engine):
+            outputs.append(outputs_of(each.run, evaluation))
+            advance()
+    then, now = manifest.metric_pruned, score_outputs(outputs[0], original.task, evaluation, outputs[1])
+    passed = abs(now.value - then.value) <= then.standard_error
+    return Check(name="task metric", passed=passed, detail=f"{now}; at export {then.value:.2f}")
 
 
 def hash_check(package: Path, manifest: Manifest) -> Check:
@@ -106,22 +134,28 @@ def hash_check(package: Path, manifest: Manifest) -> Check:
     return Check(name="files", passed=not wrong, detail=detail)
 
 
-def dense_engine(
-    manifest: Manifest, project: Project | None, not_checked: list[str]
-) -> Engine | None:
-    """The engine of the model that the package was pruned from; None, with the reason noted, where it is not to be had."""
+@dataclass(frozen=True)
+class Original:
+    """The model that a package was pruned from: its task, and its engine."""
+
+    task: Task
+    engine: Engine
+
+
+def find_original(manifest: Manifest, project: Project | None, not_checked: list[str]) -> Original | None:
+    """What `project` has of the model that the package was pruned from; None, with the reason noted, where it has not."""
     if project is None:
-        not_checked.append("speedup: no project file here that names the dense model")
+        not_checked.append("task metric and speedup: no project file here that names the dense model")
         return None
     try:
         directory = resolve_model(project.model, project.root)
     except InputError as error:
-        not_checked.append(f"speedup: {error}")
+        not_checked.append(f"task metric and speedup: {error}")
         return None
     if digest_of_model(directory) != manifest.source_sha256:
-        not_checked.append(f"speedup: {project.model} is not the model that the package was pruned from")
+        not_checked.append(f"task metric and speedup: {project.model} is not the model that the package was pruned from")
         return None
     model = load_dense(directory)
     task = task_of(project, directory, model.config)
     runtime = runtime_for(manifest.target, Shapes(manifest.workload, task.axis_limits()), project.state)
-    return runtime.build(dense_onnx(model, task, project.state / "dense", manifest.source_sha256))
+    return Original(task, runtime.build(dense_onnx(model, task, project.state / "dense", manifest.source_sha256)))

@@ -13,6 +13,7 @@ from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError,
 from prune2deploy.exporting.fuse import GAIN, fuse
 from prune2deploy.exporting.manifest import MANIFEST_FILE, Manifest, entry_name, files_of
 from prune2deploy.exporting.references import write_references
+from prune2deploy.exporting.releases import release_named, server_check
 from prune2deploy.exporting.triton import (
     BACKENDS,
     Backend,
@@ -67,6 +68,8 @@ def export(
     entry = repository / name
     refuse_existing(entry)
     record = read_pruned_record(pruned)
+    if project.target.triton is not None:
+        release_named(project.target.triton)
     directory = resolve_model(project.model, project.root)
     if digest_of_model(directory) != record.provenance.source_sha256:
         raise InputError(f"{pruned} was pruned from {record.provenance.source}, and {project.model} is another model")
@@ -100,7 +103,8 @@ def export(
             (partial / "processor").mkdir(exist_ok=True)
             shutil.copyfile(file, partial / "processor" / file.name)
         report = assess(subject, runtime, wall_seconds(record, subject.table, start), progress)
-        report = with_check(with_check(report, onnx_check(partial / backend.graph)), entry_check(partial, name))
+        for check in [onnx_check(partial / backend.graph), entry_check(partial, name), *server_checks(project, runtime)]:
+            report = with_check(report, check)
         write_record(partial / "report.json", report)
         write_text(partial / "report.html", render(report))
         write_record(partial / MANIFEST_FILE, manifest_of(report, subject, partial, max(batches)))
@@ -195,6 +199,14 @@ def entry_check(package: Path, name: str) -> Check:
     """Whether a Triton server can make sense of the entry."""
     problems = check_entry(package, name)
     return Check(name="Triton entry", passed=not problems, detail="; ".join(problems) or "config.pbtxt fits the files")
+
+
+def server_checks(project: Project, runtime: Runtime) -> list[Check]:
+    """Whether the server that the project names will load what was built here."""
+    target = project.target
+    if target.triton is None:
+        return []
+    return [server_check(target.triton, runtime.describe(), target.tensorrt.version_compatible)]
 
 
 def with_check(report: Report, check: Check) -> Report:

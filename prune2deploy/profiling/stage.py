@@ -4,7 +4,9 @@ import datetime
 import os
 import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,11 +28,16 @@ from prune2deploy.profiling.sweep import Sweep
 from prune2deploy.profiling.table import LatencyTable, PlanCheck, PointTable, refuse_noisy, table_path
 from prune2deploy.progress import Progress
 from prune2deploy.provenance import versions
-from prune2deploy.runtimes.base import Shapes
+from prune2deploy.runtimes.base import Runtime, Shapes
 from prune2deploy.runtimes.measure import Timing
+from prune2deploy.runtimes.nvml import GpuWatch
 from prune2deploy.runtimes.registry import runtime_for
+from prune2deploy.tasks.base import Task
 from prune2deploy.tasks.registry import task_of
 from prune2deploy.team import refuse_team
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def profile(project: Project, progress: Progress | None = None) -> tuple[LatencyTable, Path]:
@@ -50,13 +57,35 @@ def profile(project: Project, progress: Progress | None = None) -> tuple[Latency
 
     graphs = project.state / "graphs" / f"{signature.name}-{sha256_of(directory / 'config.json')[:8]}"
     graphs.mkdir(parents=True, exist_ok=True)
+    dense = dense_onnx(model, task, project.state / "dense", digest_of_model(directory))
+    gpu = GpuWatch() if project.target.device == "gpu" else None
+    with gpu or nullcontext():
+        points, checks, spreads = measure(project, model, task, runtime, dense, graphs, progress)
+    table = LatencyTable(
+        signature=signature, device=runtime.device(), runtime=runtime.describe(), precision=project.target.precision,
+        points=points, checks=checks, median_error=round(float(np.median([abs(check.error) for check in checks])), 5),
+        reference_spread=round(max(spreads), 5),
+        measured_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - start, 1), load_average=round(os.getloadavg()[0], 2), versions=versions(),
+        gpu=gpu.some() if gpu else [],
+    )  # fmt: skip
+    refuse_noisy(table)
+    path = table_path(project.profiles, table.device, signature, table.runtime, table.precision)
+    write_record(path, table)
+    shutil.rmtree(graphs, ignore_errors=True)
+    return table, path
+
+
+def measure(
+    project: Project, model: "PreTrainedModel", task: Task, runtime: Runtime, dense: Path, graphs: Path, progress: Progress
+) -> tuple[list[PointTable], list[PlanCheck], list[float]]:
+    """(tables of all workload points, how well they predict plans not seen, spreads of the dense model's rounds)."""
     units = family_of(model.config).unit_counts(model.config)
     sweep = Sweep(Stacks(model, task, graphs), runtime, units, progress)
     grids = sweep.grids(project.workload[0])
     curves = [sweep.curves(grids, point) for point in project.workload]
     sweep.engines.clear()  # their memory is needed for the whole models
 
-    dense = dense_onnx(model, task, project.state / "dense", digest_of_model(directory))
     whole = WholeModels(model, task, runtime, grids, dense, graphs, progress, project.calibration.seed)
     points, checks, spreads = [], [], []
     for point, at_point in zip(project.workload, curves, strict=True):
@@ -65,18 +94,7 @@ def profile(project: Project, progress: Progress | None = None) -> tuple[Latency
         entry, unseen = fit_point(point, at_point, whole, timings)
         points.append(entry)
         checks.extend(unseen)
-    table = LatencyTable(
-        signature=signature, device=runtime.device(), runtime=runtime.describe(), precision=project.target.precision,
-        points=points, checks=checks, median_error=round(float(np.median([abs(check.error) for check in checks])), 5),
-        reference_spread=round(max(spreads), 5),
-        measured_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        seconds=round(time.monotonic() - start, 1), load_average=round(os.getloadavg()[0], 2), versions=versions(),
-    )  # fmt: skip
-    refuse_noisy(table)
-    path = table_path(project.profiles, table.device, signature, table.runtime, table.precision)
-    write_record(path, table)
-    shutil.rmtree(graphs, ignore_errors=True)
-    return table, path
+    return points, checks, spreads
 
 
 def fit_point(

@@ -11,6 +11,7 @@ from prune2deploy.files import Record, read_record
 from prune2deploy.models.family import KINDS, Block, Kind, ModelSignature
 from prune2deploy.models.plan import Plan
 from prune2deploy.runtimes.base import DeviceInfo, RuntimeInfo
+from prune2deploy.runtimes.nvml import GpuState
 
 ERROR_LIMIT = 0.05  # median prediction error on unseen plans that a table may have
 
@@ -80,6 +81,7 @@ class LatencyTable(Record):
     seconds: float
     load_average: float
     versions: dict[str, str]
+    gpu: list[GpuState] = Field(default_factory=list, description="from before to after measuring; empty for a CPU")
 
     @model_validator(mode="after")
     def _reaches_full_width(self) -> "LatencyTable":

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -66,6 +66,14 @@ class Engine(ABC):
             return (perf_counter_ns() - start) / 1e6
 
         return run
+
+    def layer_ms(self, inputs: Arrays) -> dict[str, float]:
+        """Milliseconds of each of the engine's own layers, from runs apart; empty where the runtime does not tell."""
+        return {}
+
+    def layers(self) -> list[dict[str, Any]]:
+        """What the runtime says of its layers: "Name", and in "Metadata" the ONNX nodes that went into each."""
+        return []
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,11 @@ class GpuWatch:
         while not self._over.wait(self.SECONDS):
             self.states.append(gpu_state())
 
+    def some(self, count: int = 20) -> list[GpuState]:
+        """Up to `count` of `states`, evenly spread, the first and the last among them."""
+        last = len(self.states) - 1
+        return [self.states[round(index * last / (count - 1))] for index in range(count)] if last >= count else self.states
+
     @property
     def problem(self) -> str | None:
         """Why nothing that was measured meanwhile counts; None where nothing speaks against it."""

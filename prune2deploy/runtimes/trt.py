@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 Ranges = dict[str, tuple[Shape, Shape, Shape]]  # least, best and largest shape of each input
-OPEN_BATCH = 8  # at least so many samples fit into the profile that takes whatever the model can
+OPEN_BATCH = 32  # samples that fit into the profile that takes whatever the model can; scoring uses as many
+PROFILED = 20  # runs that layers are timed in
 WARM_UP = 3  # runs before a CUDA graph is captured: TensorRT sets itself up in the first ones
 
 
@@ -205,8 +206,8 @@ class TensorRtEngine(Engine):
         timed.bound = bound  # type: ignore[attr-defined]  # the buffers live as long as what runs on them
         return timed
 
-    def layer_ms(self, inputs: Arrays, runs: int = 20) -> dict[str, float]:
-        """Mean milliseconds of each layer of the engine; profiling slows it down, so they do not add up to `timed`."""
+    def layer_ms(self, inputs: Arrays) -> dict[str, float]:
+        """See Engine: means; profiling slows the engine down, so they do not add up to `timed`."""
         import torch
 
         trt = self.trt
@@ -217,20 +218,20 @@ class TensorRtEngine(Engine):
                 trt.IProfiler.__init__(self)
 
             def report_layer_time(self, layer_name: str, ms: float) -> None:
-                spent[layer_name] = spent.get(layer_name, 0.0) + ms / runs
+                spent[layer_name] = spent.get(layer_name, 0.0) + ms / PROFILED
 
         bound = Bound(self, inputs)
         for _ in range(WARM_UP):
             bound.enqueue()
         torch.cuda.current_stream().synchronize()
         bound.context.profiler = Profiler()
-        for _ in range(runs):
+        for _ in range(PROFILED):
             bound.enqueue()
             torch.cuda.current_stream().synchronize()
         return spent
 
     def layers(self) -> list[dict[str, Any]]:
-        """What the engine inspector says of every layer."""
+        """See Engine: what the engine inspector says."""
         inspector = self.engine.create_engine_inspector()
         said = json.loads(inspector.get_engine_information(self.trt.LayerInformationFormat.JSON))
         return [layer if isinstance(layer, dict) else {"Name": layer} for layer in said["Layers"]]

@@ -12,7 +12,9 @@ from prune2deploy.budget import Budget
 from prune2deploy.config import Precision, Project, Target, WorkloadPoint
 from prune2deploy.models.checkpoint import PrunedRecord
 from prune2deploy.models.family import KINDS, Kind
-from prune2deploy.models.registry import blocks_in
+from prune2deploy.models.onnx_nodes import modules_of
+from prune2deploy.models.registry import blocks_in, blocks_of, family_of
+from prune2deploy.profiling.layers import block_ms
 from prune2deploy.profiling.table import LatencyTable
 from prune2deploy.progress import Progress
 from prune2deploy.provenance import peak_memory_gb, versions
@@ -111,9 +113,21 @@ def assess(subject: Subject, runtime: Runtime, seconds: dict[str, float], progre
         stages=provenance.stages, fitted=provenance.fitted,
         seconds={**seconds, "validation": round(time.monotonic() - start, 1)}, peak_memory_gb=peak_memory_gb(),
         device=runtime.device(), runtime=runtime.describe(),
+        block_ms=where_time_goes(subject, engines[PRUNED], workload[0][1]),
         table_points=subject.table.points if subject.table else [],
         table_error=subject.table.median_error if subject.table else None, versions=versions(),
     )  # fmt: skip
+
+
+def where_time_goes(subject: Subject, engine: Engine, inputs: Arrays) -> dict[str, float]:
+    """Milliseconds of each block inside `engine`; empty where the runtime does not say."""
+    import onnx
+
+    spent = engine.layer_ms(inputs)
+    if not spent:
+        return {}
+    modules = modules_of(onnx.load(subject.pruned_onnx).graph)
+    return block_ms(spent, engine.layers(), modules, blocks_of(subject.dense), family_of(subject.dense.config))
 
 
 def workload_of(project: Project, task: Task, samples: Samples) -> list[tuple[WorkloadPoint, Arrays]]:

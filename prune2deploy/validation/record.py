@@ -96,6 +96,9 @@ class Report(Record):
     peak_memory_gb: float
     device: DeviceInfo
     runtime: RuntimeInfo
+    block_ms: dict[str, float] = Field(
+        default_factory=dict, description="what blocks cost in the engine, profiled apart; empty where it does not tell"
+    )
     table_points: list[PointTable] = Field(description="the latency table's curves; empty without a table")
     table_error: float | None = None
     versions: dict[str, str]
