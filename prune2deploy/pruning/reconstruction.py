@@ -6,6 +6,7 @@ through the model, and there is neither a label nor a task loss (as in post-trai
 """
 
 import copy
+import math
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-EPOCHS = 5
+EPOCHS = 10  # passes over the samples at an error of a quarter or more; fewer where there is less to mend
 STEP_BATCHES = 2  # batches of `streams.BATCH` samples that a step is taken on
 EVEN = 0.5  # how much of the metric counts all directions of the output alike; the rest goes by their Fisher information
 RATE = 0.03  # a step's size relative to the weights' root mean square at an error of a quarter or more; falls to 0
@@ -75,24 +76,25 @@ def fit(
 ) -> None:
     """Adam on the parameters of `modules`, those of `block` in `layer`.
 
-    Steps are in units of the weights' own size and shrink with the error that there is to mend: a block that is all but
-    right already would otherwise be made worse by the steps' own noise.
+    Steps are in units of the weights' own size. Their size and their number shrink with the error that there is to mend: a
+    block that is all but right already would otherwise be made worse by the steps' own noise.
     """
     import torch
 
     with torch.no_grad():
         error = float(_loss(streams, layer, block, metric, list(range(len(streams.calls)))))
-    rate = RATE * min(1.0, 2 * error**0.5)
+    to_mend = min(1.0, 2 * error**0.5)
+    rate, epochs = RATE * to_mend, math.ceil(EPOCHS * to_mend)
     parameters = [parameter.requires_grad_() for module in modules for parameter in module.parameters()]
     optimiser = torch.optim.Adam([
         {"params": list(module.parameters()), "lr": rate * float(module.weight.detach().square().mean().sqrt())}
         for module in modules
     ])
     batches = len(streams.calls)
-    steps = EPOCHS * -(-batches // STEP_BATCHES)
+    steps = epochs * -(-batches // STEP_BATCHES)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=steps)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         order = torch.randperm(batches, generator=generator).tolist()
         for start in range(0, batches, STEP_BATCHES):
             optimiser.zero_grad()
