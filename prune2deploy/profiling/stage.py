@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prune2deploy.config import Project, WorkloadPoint
+from prune2deploy.errors import UnstableMeasurementError
 from prune2deploy.files import sha256_of, write_record
 from prune2deploy.models.checkpoint import digest_of_model, load_dense, resolve_model
 from prune2deploy.models.onnx_model import dense_onnx
@@ -61,6 +62,8 @@ def profile(project: Project, progress: Progress | None = None) -> tuple[Latency
     gpu = GpuWatch() if project.target.device == "gpu" else None
     with gpu or nullcontext():
         points, checks, spreads = measure(project, model, task, runtime, dense, graphs, progress)
+    if gpu and gpu.problem:
+        raise UnstableMeasurementError(f"{gpu.problem}; run this again when nothing disturbs it")
     table = LatencyTable(
         signature=signature, device=runtime.device(), runtime=runtime.describe(), precision=project.target.precision,
         points=points, checks=checks, median_error=round(float(np.median([abs(check.error) for check in checks])), 5),

@@ -74,7 +74,7 @@ class TensorRt(Runtime):
             raise InputError(f"{artifact}: cannot be read: {error}") from None
         if engine is None:
             raise InputError(f"{artifact}: TensorRT {self.trt.__version__} does not load it: {self.log.last}")
-        return TensorRtEngine(self.trt, engine)
+        return TensorRtEngine(self.trt, runtime, engine)
 
     def describe(self) -> RuntimeInfo:
         """See Runtime."""
@@ -163,12 +163,12 @@ class TensorRt(Runtime):
 
 
 class TensorRtEngine(Engine):
-    """A deserialized plan."""
+    """A deserialized plan. `runtime`: what deserialized it, which must live as long."""
 
     device: DeviceKind = "gpu"
 
-    def __init__(self, trt: ModuleType, engine: Any):
-        self.trt, self.engine = trt, engine
+    def __init__(self, trt: ModuleType, runtime: Any, engine: Any):
+        self.trt, self.runtime, self.engine = trt, runtime, engine
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         self.inputs, (self.output, *_) = inputs, [name for name in names if name not in inputs]
@@ -184,27 +184,7 @@ class TensorRtEngine(Engine):
 
     def timed(self, inputs: Arrays) -> TimedRun:
         """See Engine: CUDA events around the replay of a CUDA graph, or around an enqueue where none can be captured."""
-        import torch
-
-        stream = torch.cuda.Stream()
-        with torch.cuda.stream(stream):
-            bound = Bound(self, inputs)
-            for _ in range(WARM_UP):
-                bound.enqueue()
-            stream.synchronize()
-        run = captured(bound.enqueue, stream) or bound.enqueue
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-
-        def timed() -> float:
-            with torch.cuda.stream(stream):
-                start.record()
-                run()
-                end.record()
-            end.synchronize()
-            return start.elapsed_time(end)
-
-        timed.bound = bound  # type: ignore[attr-defined]  # the buffers live as long as what runs on them
-        return timed
+        return Replay(self, inputs)
 
     def layer_ms(self, inputs: Arrays) -> dict[str, float]:
         """See Engine: means; profiling slows the engine down, so they do not add up to `timed`."""
@@ -261,6 +241,33 @@ class Bound:
 
         if not self.context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
             raise CheckFailedError("TensorRT could not run the engine")
+
+
+class Replay:
+    """One engine on one set of inputs, ready to be timed; holds the buffers that it runs on."""
+
+    def __init__(self, owner: TensorRtEngine, inputs: Arrays):
+        import torch
+
+        self.stream = torch.cuda.Stream()
+        with torch.cuda.stream(self.stream):
+            self.bound = Bound(owner, inputs)
+            for _ in range(WARM_UP):
+                self.bound.enqueue()
+            self.stream.synchronize()
+        self.start, self.end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self.enqueue = captured(self.bound.enqueue, self.stream) or self.bound.enqueue
+
+    def __call__(self) -> float:
+        """Milliseconds on the device."""
+        import torch
+
+        with torch.cuda.stream(self.stream):
+            self.start.record()
+            self.enqueue()
+            self.end.record()
+        self.end.synchronize()
+        return self.start.elapsed_time(self.end)
 
 
 def captured(enqueue: Callable[[], None], stream: Any) -> Callable[[], None] | None:

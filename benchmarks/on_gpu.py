@@ -1,0 +1,129 @@
+"""On an NVIDIA GPU: dense against pruned engines in one interleaved run, and latency tables with their prediction error.
+
+    python benchmarks/on_gpu.py --work WORK --out benchmarks/results --runtimes onnxruntime tensorrt --profile
+
+Weights are random, which takes as long as real ones, and inputs are synthetic: neither data nor a hub is needed. Each
+runtime and model is measured on its own; what fails is written down with its reason, and the rest goes on.
+"""
+
+import argparse
+import copy
+import json
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from prune2deploy.config import Project, project_from
+from prune2deploy.console import RichProgress
+from prune2deploy.errors import Prune2DeployError
+from prune2deploy.models.checkpoint import load_dense
+from prune2deploy.models.onnx_model import export_onnx
+from prune2deploy.models.plan import Plan
+from prune2deploy.models.registry import blocks_of, family_of
+from prune2deploy.models.surgery import shrink_
+from prune2deploy.profiling.stage import profile
+from prune2deploy.runtimes.base import Shapes
+from prune2deploy.runtimes.nvml import GpuWatch
+from prune2deploy.runtimes.registry import runtime_for
+from prune2deploy.runtimes.workload import DENSE, time_workload
+from prune2deploy.tasks.registry import task_of
+
+MODELS = {
+    "minilm": {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536},
+    "bert-base": {},
+}
+POINTS = [{"batch": 1, "seq_len": 128}, {"batch": 32, "seq_len": 128}]
+SHARES = {"half": 0.5, "third": 1 / 3}
+
+
+def project_of(name: str, runtime: str, precision: str, work: Path) -> Project:
+    """A project whose model has random weights; its data is never read."""
+    directory = work / name
+    if not directory.exists():
+        torch.manual_seed(0)
+        BertForSequenceClassification(BertConfig(num_labels=2, **MODELS[name])).save_pretrained(directory)
+    values = {
+        "model": str(directory), "task": "text-classification", "data": {"path": "none", "columns": {"text": "text"}},
+        "workload": POINTS, "target": {"device": "gpu", "runtime": runtime, "precision": precision},
+    }  # fmt: skip
+    return project_from(values, work, "the benchmark")
+
+
+def pruned_plan(model: torch.nn.Module, share: float, ragged: bool) -> Plan:
+    """Every block at `share` of its width; `ragged`: alternately more and less, and two blocks gone."""
+    blocks = blocks_of(model)
+    kept = {}
+    for index, block in enumerate(blocks):
+        width = share * (1.4 if index % 2 else 0.6) if ragged else share
+        step = 64 if block.kind == "ffn" else 1
+        kept[block] = range(0 if ragged and index in (4, 9) else max(step, round(width * block.units / step) * step))
+    return Plan.of(family_of(model.config).signature(model.config), kept)
+
+
+def ratios(project: Project) -> dict:
+    """Milliseconds of dense and pruned engines at each workload point."""
+    directory = Path(project.model)
+    model = load_dense(directory)
+    task = task_of(project, directory, model.config)
+    runtime = runtime_for(project.target, Shapes(project.workload, task.axis_limits()), project.state)
+    plans = {name: pruned_plan(model, share, False) for name, share in SHARES.items()}
+    plans["ragged half, two blocks gone"] = pruned_plan(model, 0.5, True)
+    project.state.mkdir(exist_ok=True)
+    engines, build_s = {}, {}
+    for name, plan in {DENSE: None, **plans}.items():
+        slim = copy.deepcopy(model)
+        if plan is not None:
+            shrink_(slim, plan)
+        export_onnx(slim, task, project.state / "engine.onnx")
+        start = time.monotonic()
+        engines[name] = runtime.build(project.state / "engine.onnx")
+        build_s[name] = time.monotonic() - start
+    workload = [(point, task.synthetic_inputs(point.batch, point.seq_len)) for point in project.workload]
+    with GpuWatch() as watch:
+        timings = time_workload(engines, workload, RichProgress(), "timing")
+    rows = {
+        name: [{"point": str(point), "ms": each.median_ms, "ratio": each.ratio, "spread": each.spread or each.own_spread}
+               for (point, _), each in zip(workload, timing.points, strict=True)]
+        for name, timing in timings.items()
+    }  # fmt: skip
+    return {
+        "device": runtime.device().model_dump(), "runtime": runtime.describe().model_dump(), "engines": rows,
+        "build_s": build_s, "gpu": [state.model_dump() for state in watch.some(5)],
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--runtimes", nargs="+", default=["onnxruntime", "tensorrt"])
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--precision", default="fp16")
+    parser.add_argument("--profile", action="store_true", help="measure latency tables, too")
+    options = parser.parse_args()
+    for folder in (options.work, options.out):
+        folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    for name in options.models:
+        for runtime in options.runtimes:
+            entry: dict = {"model": name, "precision": options.precision, "runtime": runtime}
+            try:
+                project = project_of(name, runtime, options.precision, options.work.resolve())
+                entry |= {"ratios": ratios(project)}
+                if options.profile:
+                    single = project.model_copy(update={"workload": project.workload[:1]})
+                    table, path = profile(single, RichProgress())
+                    entry |= {"table": path.name, "table_s": table.seconds, "median_error": table.median_error}
+                    shutil.copy(path, options.out / path.name)
+            except Prune2DeployError as error:
+                entry["failed"] = str(error)
+            found.append(entry)
+            (options.out / "on_gpu.json").write_text(json.dumps(found, indent=1) + "\n")
+            print(json.dumps(entry))
+
+
+if __name__ == "__main__":
+    main()
