@@ -9,8 +9,10 @@ the dense latency by the table; nothing is timed here. WORK keeps what was found
 import copy
 import json
 from abc import abstractmethod
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -136,11 +138,8 @@ class EvenReconstruction(OursMethod):
     """Reconstruction by the squared error of the output, all its directions alike."""
 
     def _reconstruct(self, state: State) -> State:
-        even, reconstruction.EVEN = reconstruction.EVEN, 1.0
-        try:
+        with patch.object(reconstruction, "EVEN", 1.0):
             return super()._reconstruct(state)
-        finally:
-            reconstruction.EVEN = even
 
 
 class NoSelectionNorRefit(OursMethod):
@@ -164,11 +163,8 @@ class NoRefit(OursMethod):
     """Units chosen on the pruned prefix, their weights left as they are but for the bias."""
 
     def _select(self, state: State) -> State:
-        fit_columns, selection.fit_columns = selection.fit_columns, bias_only
-        try:
+        with patch.object(selection, "fit_columns", bias_only):
             return super()._select(state)
-        finally:
-            selection.fit_columns = fit_columns
 
 
 def bias_only(projection: nn.Linear, columns: torch.Tensor, statistics: BlockStatistics) -> None:
@@ -185,11 +181,8 @@ class WeakRidge(OursMethod):
     strength = 0.1
 
     def _select(self, state: State) -> State:
-        usual, refitting.RIDGE = refitting.RIDGE, self.strength * refitting.RIDGE
-        try:
+        with patch.object(refitting, "RIDGE", self.strength * refitting.RIDGE):
             return super()._select(state)
-        finally:
-            refitting.RIDGE = usual
 
 
 class StrongRidge(WeakRidge):
@@ -223,11 +216,9 @@ def measure(project: Project, name: str, seed: int, work: Path) -> list[dict]:
     if kept.exists():
         return json.loads(kept.read_text())
     seeded = project.model_copy(update={"calibration": project.calibration.model_copy(update={"seed": seed})})
-    sizes = TextClassification.sizes
-    if VARIANTS[name] is UniformDraw:
-        TextClassification.sizes = lambda task, rows: None  # type: ignore[method-assign]
-    workbench = Workbench(seeded, progress=RichProgress())
-    TextClassification.sizes = sizes  # type: ignore[method-assign]
+    uniform = patch.object(TextClassification, "sizes", lambda task, rows: None)
+    with uniform if VARIANTS[name] is UniformDraw else nullcontext():
+        workbench = Workbench(seeded, progress=RichProgress())
     workbench.chosen = VARIANTS[name]
     costs = LatencyCosts(workbench.table[0])
     cells = []

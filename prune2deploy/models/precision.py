@@ -69,7 +69,7 @@ class Casting:
             self.types[value.name] = self.full
         for name, entry in self.weights.items():
             self.types[name] = entry.data_type
-            if entry.data_type == self.full and self._beyond_range(entry):
+            if entry.data_type == self.full and _beyond_range(entry):
                 self.wide.add(name)
         outputs = {value.name for value in self.graph.output}
         for node in self.graph.node:
@@ -138,12 +138,6 @@ class Casting:
                 self.nodes.append(onnx.helper.make_node("Cast", [name], [made], f"{made}_cast", to=kind))
         return self.made[name, kind]
 
-    @staticmethod
-    def _beyond_range(entry: "onnx.TensorProto") -> bool:
-        import onnx
-
-        return bool(np.abs(onnx.numpy_helper.to_array(entry)).max(initial=0.0) > LARGEST)
-
 
 def _float_values(model: "onnx.ModelProto") -> set[str]:
     """The names of all float32 values: inputs, weights, and what nodes put out."""
@@ -155,12 +149,18 @@ def _float_values(model: "onnx.ModelProto") -> set[str]:
     return found | {entry.name for entry in graph.initializer if entry.data_type == onnx.TensorProto.FLOAT}
 
 
+def _beyond_range(tensor: "onnx.TensorProto") -> bool:
+    import onnx
+
+    return bool(np.abs(onnx.numpy_helper.to_array(tensor)).max(initial=0.0) > LARGEST)
+
+
 def _holds_wide_constant(node: "onnx.NodeProto") -> bool:
     """Whether a tensor attribute (of Constant, ConstantOfShape) lies beyond float16's range."""
     import onnx
 
     tensors = [attribute.t for attribute in node.attribute if attribute.type == onnx.AttributeProto.TENSOR]
-    return any(tensor.data_type == onnx.TensorProto.FLOAT and Casting._beyond_range(tensor) for tensor in tensors)
+    return any(tensor.data_type == onnx.TensorProto.FLOAT and _beyond_range(tensor) for tensor in tensors)
 
 
 def _formal(formals: list, index: int) -> "onnx.defs.OpSchema.FormalParameter":

@@ -17,7 +17,7 @@ import numpy as np
 
 from prune2deploy.config import Target
 from prune2deploy.errors import CheckFailedError, InputError, MissingPackageError
-from prune2deploy.files import replacing
+from prune2deploy.files import replacing, sha256_of
 from prune2deploy.models.onnx_nodes import modules_of
 from prune2deploy.models.precision import cast
 from prune2deploy.runtimes.base import Arrays, DeviceInfo, DeviceKind, Engine, Runtime, RuntimeInfo, Shapes, TimedRun
@@ -48,12 +48,15 @@ class TensorRt(Runtime):
         """See Runtime; takes the plan from the cache where one was built of the same graph with the same options."""
         import onnx
 
+        graph = onnx.load(onnx_file).graph
+        profiles = self.profiles(graph)
+        kept = self.cache / f"{self._key(onnx_file, profiles)}.plan"
+        if kept.exists() and not self.settings.strip_weights:
+            shutil.copyfile(kept, artifact)
+            return
         with tempfile.TemporaryDirectory() as folder:
             typed = Path(folder) / "typed.onnx"
             cast(onnx_file, self.target.precision, typed)
-            graph = onnx.load(typed).graph
-            profiles = self.profiles(graph)
-            kept = self.cache / f"{self._key(typed, profiles)}.plan"
             if not kept.exists():
                 plan = self._build(typed, graph, profiles)
                 with replacing(kept) as partial:
@@ -97,9 +100,10 @@ class TensorRt(Runtime):
         best = max(points, key=lambda sizes: (sizes["sequence"], sizes["batch"]))
         return [_shapes(graph, sizes, sizes) for sizes in points] + [_shapes(graph, best, rest)]
 
-    def _key(self, typed: Path, profiles: list) -> str:
+    def _key(self, onnx_file: Path, profiles: list) -> str:
         """A name for everything that a plan depends on."""
-        said = {"graph": hashlib.sha256(typed.read_bytes()).hexdigest(), "profiles": profiles, **self._where_and_how()}
+        precision = self.target.precision
+        said = {"graph": sha256_of(onnx_file), "precision": precision, "profiles": profiles, **self._where_and_how()}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
 
     def _where_and_how(self) -> dict[str, Any]:
