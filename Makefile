@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(CURDIR)/$(VENV)/bin
 STAMP := $(VENV)/.installed
+TRITON := .triton
 
 .PHONY: demo test lint clean
 
@@ -12,7 +13,7 @@ demo: $(STAMP)
 	cd demo && $(BIN)/prune2deploy init ../examples/topics/model --data ../examples/topics/data
 	cd demo && $(BIN)/prune2deploy run --speedup 2 --name topics
 
-test: $(STAMP)
+test: $(STAMP) $(TRITON)/.installed
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile
 
 lint: $(STAMP)
@@ -28,5 +29,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,triton,dev]'
 	touch $(STAMP)
 
+# a real Triton server to test against, in an environment of its own; without it those tests are skipped
+$(TRITON)/.installed: tests/tritonserver.py constraints.txt
+	$(PYTHON) tests/tritonserver.py $(TRITON)
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) $(TRITON) demo

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from prune2deploy.errors import InputError
 from prune2deploy.files import Record
 
-BudgetKind = Literal["latency_ms", "speedup", "flops"]
+BudgetKind = Literal["latency_ms", "speedup", "flops", "none"]
 
 
 def refuse_silly_loss(max_loss: float | None) -> None:
@@ -17,7 +17,10 @@ def refuse_silly_loss(max_loss: float | None) -> None:
 
 
 class Budget(Record):
-    """`latency_ms`: milliseconds over the workload; `speedup`: dense over pruned; `flops`: share of the dense FLOPs."""
+    """`latency_ms`: milliseconds over the workload; `speedup`: dense over pruned; `flops`: share of the dense FLOPs.
+
+    `none`: of the dense model, which promises nothing.
+    """
 
     kind: BudgetKind
     value: float = Field(gt=0)
@@ -47,6 +50,11 @@ class Budget(Record):
             raise InputError(f"{option} {value:g}: give the share of the dense FLOPs to keep, below 1")
         return cls(kind=kind, value=value)
 
+    @property
+    def timed(self) -> bool:
+        """Whether it limits the latency."""
+        return self.kind in ("latency_ms", "speedup")
+
     def limit_ms(self, dense_ms: float) -> float:
         """The latency that this budget allows where the dense model takes `dense_ms`."""
         return self.value if self.kind == "latency_ms" else dense_ms / self.value
@@ -54,9 +62,11 @@ class Budget(Record):
     @property
     def slug(self) -> str:
         """Short enough for a file name: 2x, 5ms."""
-        return f"{self.value:g}" + {"speedup": "x", "latency_ms": "ms", "flops": "flops"}[self.kind]
+        return f"{self.value:g}" + {"speedup": "x", "latency_ms": "ms", "flops": "flops", "none": "none"}[self.kind]
 
     def __str__(self) -> str:
         if self.kind == "latency_ms":
             return f"{self.value:g} ms"
+        if self.kind == "none":
+            return "none"
         return f"{self.value:g}× speedup" if self.kind == "speedup" else f"{self.value:g} of the dense FLOPs"

@@ -5,12 +5,41 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prune2deploy.config import Precision, Project, RuntimeName, load_project
+from prune2deploy.cli_server import server_app
 from prune2deploy.console import Commands, RichProgress, guarded, print_json
 from prune2deploy.errors import InputError
+from prune2deploy.options import (
+    Batches,
+    Cpu,
+    Fastest,
+    FastestOrGate,
+    Force,
+    Gpu,
+    Json,
+    Keep,
+    LatencyMs,
+    Lengths,
+    MaxLoss,
+    MethodName,
+    Name,
+    PrecisionChoice,
+    ProjectFile,
+    Repository,
+    ResponseCache,
+    RuntimeChoice,
+    Serve,
+    Speedup,
+    Threads,
+    Triton,
+    WithTokenizer,
+    budget_of,
+    points_of,
+    project_of,
+    serving_of,
+    target_of,
+)
 
 if TYPE_CHECKING:
-    from prune2deploy.budget import Budget
     from prune2deploy.models.checkpoint import PrunedRecord
     from prune2deploy.validation.record import Report
 
@@ -19,6 +48,7 @@ app = typer.Typer(
     help="Prune a fine-tuned Transformer to a measured latency budget and carry it, validated, into production.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
+app.add_typer(server_app)
 
 
 def _version(asked: bool) -> None:
@@ -36,43 +66,6 @@ def common(
     ] = False,
 ) -> None:
     """What belongs to no command."""
-
-
-ProjectFile = Annotated[
-    Path | None, typer.Option("--project", help="The project file; prune2deploy.toml here by default.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-Cpu = Annotated[bool, typer.Option("--cpu", help="Target the CPU.")]
-Gpu = Annotated[bool, typer.Option("--gpu", help="Target the NVIDIA GPU.")]
-Batches = Annotated[
-    list[int] | None, typer.Option("--batch", help="Batch size of a workload point; repeat for several.")
-]
-Lengths = Annotated[
-    list[int] | None,
-    typer.Option("--seq-len", help="Sequence length of a workload point; one for each --batch, or one for all."),
-]
-Threads = Annotated[int | None, typer.Option(help="CPU threads; one a physical core by default.")]
-RuntimeChoice = Annotated[RuntimeName | None, typer.Option("--runtime", help="What the model will run in.")]
-PrecisionChoice = Annotated[
-    Precision | None, typer.Option("--precision", help="What it computes in; fp16 on a GPU, bf16 in TensorRT alone.")
-]
-Triton = Annotated[str | None, typer.Option("--triton", help="Check that this release of the server loads it: 26.07.")]
-LatencyMs = Annotated[float | None, typer.Option("--latency-ms", help="Budget: milliseconds over the workload.")]
-Speedup = Annotated[float | None, typer.Option("--speedup", help="Budget: how many times as fast as dense.")]
-MethodName = Annotated[str, typer.Option("--method", help="ours, fisher, kwon, ziplm, k-prune, optin or magnitude.")]
-MaxLoss = Annotated[
-    float | None, typer.Option("--max-loss", help="Refuse to export what loses more points of the task metric.")
-]
-Fastest = Annotated[
-    float | None, typer.Option("--max-loss", help="Without a budget: the fastest model that loses no more points.")
-]
-FastestOrGate = Annotated[
-    float | None,
-    typer.Option("--max-loss", help="Points of the task metric that may be lost; alone: the fastest model within it."),
-]
-Force = Annotated[bool, typer.Option("--force", help="Export even if a check fails; the report says so first.")]
-Repository = Annotated[Path, typer.Option("--out", help="The model repository to export into.")]
-Name = Annotated[str | None, typer.Option("--name", help="The model's name in the repository.")]
 
 
 @app.command()
@@ -103,12 +96,12 @@ def init(
     from prune2deploy.initialise import init as stage
 
     roles = {"text": text, "text_pair": text_pair, "image": image, "label": "" if unlabelled else label}
-    settings: dict = {"target": _target(cpu, gpu, threads, runtime, precision)}
+    settings: dict = {"target": target_of(cpu, gpu, threads, runtime, precision)}
     if samples is not None:
         settings["calibration"] = {"samples": samples}
     if max_length is not None:
         settings["data"] = {"max_length": max_length}
-    if points := _points(batch, seq_len):
+    if points := points_of(batch, seq_len):
         settings["workload"] = points
     columns = {role: name for role, name in roles.items() if name is not None}
     project, path = stage(model, data, Path.cwd(), task, columns, (calibration, evaluation), settings)
@@ -128,7 +121,7 @@ def profile(
     """Measure the latency table of the model on this machine."""
     from prune2deploy.profiling.stage import profile as stage
 
-    table, path = stage(_project(project, cpu, gpu, batch, seq_len, threads, runtime, precision), RichProgress())
+    table, path = stage(project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision), RichProgress())
     if as_json:
         print_json({"path": str(path), "dense_ms": table.dense_ms, "fixed_ms": table.fixed_ms,
                     "median_error": table.median_error, "seconds": table.seconds})  # fmt: skip
@@ -160,8 +153,8 @@ def prune(
     """Search what to keep so that the engine meets the budget, recover, and write the pruned model."""
     from prune2deploy.pruning.stage import prune as stage
 
-    settings = _project(project, cpu, gpu, batch, seq_len, threads, runtime, precision)
-    budget = _budget(max_loss, latency_ms, speedup, flops)
+    settings = project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision)
+    budget = budget_of(max_loss, latency_ms, speedup, flops)
     record = stage(settings, budget, out, method, table, RichProgress(), max_loss)
     if as_json:
         print_json({"path": str(out), **record.model_dump(mode="json", exclude_none=True)})
@@ -195,7 +188,7 @@ def frontier(
     from prune2deploy.budget import Budget
     from prune2deploy.frontiers.stage import frontier as stage
 
-    settings = _project(project, cpu, gpu, batch, seq_len, threads, runtime, precision)
+    settings = project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision)
     budgets = [Budget.of(ms, None) for ms in latency_ms or []] + [Budget.of(None, times) for times in speedup or []]
     found = stage(settings, budgets or None, out, method, RichProgress())
     if as_json:
@@ -215,6 +208,7 @@ def export(
     pruned: Annotated[Path | None, typer.Option(help="The pruned model's directory; ./pruned by default.")] = None,
     pick: Annotated[str | None, typer.Option(help="Instead: a point of the frontier, such as 2x.")] = None,
     frontier: Annotated[Path, typer.Option(help="The directory that `frontier` wrote.")] = Path("frontier"),
+    dense: Annotated[bool, typer.Option("--dense", help="Instead: the dense model, to serve beside a pruned one.")] = False,
     out: Repository = Path("model_repository"),
     name: Name = None,
     latency_ms: LatencyMs = None,
@@ -229,21 +223,30 @@ def export(
     runtime: RuntimeChoice = None,
     precision: PrecisionChoice = None,
     triton: Triton = None,
+    serve: Serve = None,
+    with_tokenizer: WithTokenizer = False,
+    response_cache: ResponseCache = False,
+    keep: Keep = None,
     as_json: Json = False,
 ) -> None:
     """Shrink to ONNX, package as a Triton model repository entry, and validate."""
     from prune2deploy.budget import Budget
     from prune2deploy.exporting.stage import export as stage
 
-    settings = _project(project, cpu, gpu, batch, seq_len, threads, runtime, precision, triton)
+    serving = serving_of(serve, with_tokenizer, response_cache, keep)
+    settings = project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision, triton, serving)
     budget = None if latency_ms is None else Budget.of(latency_ms, None)
+    if sum([pruned is not None, pick is not None, dense]) > 1:
+        raise InputError("give one of --pruned, --pick and --dense")
     source = pruned or Path("pruned")
     if pick is not None:
         from prune2deploy.frontiers.record import picked
 
-        if pruned is not None:
-            raise InputError("give one of --pruned and --pick")
         source = picked(frontier, pick)
+    if dense:
+        from prune2deploy.exporting.dense import as_if_pruned
+
+        source = as_if_pruned(settings)
     _print_report(stage(settings, source, out, name, budget, max_loss, force, RichProgress()), out, as_json)
 
 
@@ -254,13 +257,15 @@ def run(
     name: Name = None, method: MethodName = "ours", max_loss: FastestOrGate = None, force: Force = False,
     project: ProjectFile = None, cpu: Cpu = False, gpu: Gpu = False, batch: Batches = None, seq_len: Lengths = None,
     threads: Threads = None, runtime: RuntimeChoice = None, precision: PrecisionChoice = None,
-    triton: Triton = None, as_json: Json = False,
+    triton: Triton = None, serve: Serve = None, with_tokenizer: WithTokenizer = False,
+    response_cache: ResponseCache = False, keep: Keep = None, as_json: Json = False,
 ) -> None:
     """Profile, prune, export and validate, until the exported artifact measures within the budget."""
     from prune2deploy.closed_loop import run as stage
 
-    settings = _project(project, cpu, gpu, batch, seq_len, threads, runtime, precision, triton)
-    budget = _budget(max_loss, latency_ms, speedup)
+    serving = serving_of(serve, with_tokenizer, response_cache, keep)
+    settings = project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision, triton, serving)
+    budget = budget_of(max_loss, latency_ms, speedup)
     _print_report(stage(settings, budget, out, name, method, max_loss, force, RichProgress()), out, as_json)
 
 
@@ -272,7 +277,7 @@ def validate(
     as_json: Json = False,
 ) -> None:
     """Check a package again, on this machine."""
-    from prune2deploy.config import PROJECT_FILE
+    from prune2deploy.config import PROJECT_FILE, load_project
     from prune2deploy.exporting.recheck import validate as stage
 
     settings = load_project(project) if project or Path(PROJECT_FILE).is_file() else None
@@ -301,60 +306,6 @@ def doctor(as_json: Json = False) -> None:
     typer.echo("\n".join(findings.lines()))
 
 
-def _budget(
-    max_loss: float | None, latency_ms: float | None, speedup: float | None, flops: float | None = None
-) -> "Budget | None":
-    """The one budget; None where there is a loss in its place."""
-    from prune2deploy.budget import Budget
-
-    if max_loss is not None and (latency_ms, speedup, flops) == (None, None, None):
-        return None
-    return Budget.of(latency_ms, speedup, flops)
-
-
-def _target(
-    cpu: bool, gpu: bool, threads: int | None, runtime: RuntimeName | None, precision: Precision | None,
-    triton: str | None = None,
-) -> dict:
-    if cpu and gpu:
-        raise InputError("give one of --cpu and --gpu")
-    device = "gpu" if gpu else "cpu" if cpu else None
-    said = {"device": device, "threads": threads, "runtime": runtime, "precision": precision, "triton": triton}
-    return {name: value for name, value in said.items() if value is not None}
-
-
-def _points(batch: list[int] | None, seq_len: list[int] | None) -> list[dict]:
-    """Workload points; one value of either counts for all of the other."""
-    if not batch and not seq_len:
-        return []
-    batches: list[int] = batch or [1]
-    lengths: list[int | None] = [*seq_len] if seq_len else [None]
-    count = max(len(batches), len(lengths))
-    if {len(batches), len(lengths)} - {1, count}:
-        raise InputError("give --batch and --seq-len equally often, or one of them once")
-    return [
-        {"batch": batches[index % len(batches)], "seq_len": lengths[index % len(lengths)]} for index in range(count)
-    ]
-
-
-def _project(
-    path: Path | None, cpu: bool, gpu: bool, batch: list[int] | None, seq_len: list[int] | None, threads: int | None,
-    runtime: RuntimeName | None, precision: Precision | None, triton: str | None = None,
-) -> Project:
-    """The project file, with what the command line says instead of it."""
-    from prune2deploy.config import project_from
-
-    project = load_project(path)
-    values = project.model_dump()
-    values["target"].update(_target(cpu, gpu, threads, runtime, precision, triton))
-    if points := _points(batch, seq_len):
-        fixed = [point for point in values["workload"] if not seq_len and point["seq_len"]]
-        values["workload"] = [
-            {**point, "seq_len": point["seq_len"] or (fixed[0]["seq_len"] if fixed else None)} for point in points
-        ]
-    return project_from(values, project.root, "the command line")
-
-
 def _print_stages(record: "PrunedRecord") -> None:
     for stage in record.provenance.stages:
         typer.echo(f"{stage.stage:<14} {stage.score:6.2f} ± {stage.standard_error:.2f} {stage.metric}, reconstruction error "
@@ -362,14 +313,17 @@ def _print_stages(record: "PrunedRecord") -> None:
 
 
 def _print_report(report: "Report", repository: Path, as_json: bool) -> None:
+    from prune2deploy.exporting.repository import versions_of
+
     entry = repository / report.name
+    version = versions_of(entry)[-1]
     if as_json:
-        print_json({"path": str(entry), **report.model_dump(mode="json", exclude_none=True)})
+        print_json({"path": str(entry), "version": version, **report.model_dump(mode="json", exclude_none=True)})
     else:
         typer.echo(report.headline)
         for check in report.checks:
             typer.echo(f"{'passed' if check.passed else 'FAILED'}  {check.name}: {check.detail}")
-        typer.echo(f"package {entry}\nreport  {entry / 'report.html'}")
+        typer.echo(f"package {entry}, version {version}\nreport  {entry / str(version) / 'report.html'}")
     if report.verdict == "failed":
         raise typer.Exit(1)
 

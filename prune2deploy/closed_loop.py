@@ -7,8 +7,8 @@ from prune2deploy.budget import Budget, refuse_silly_loss
 from prune2deploy.config import Project
 from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError, LossExceededError
 from prune2deploy.exporting.manifest import entry_name
+from prune2deploy.exporting.repository import refuse_unusable
 from prune2deploy.exporting.stage import export
-from prune2deploy.files import refuse_existing
 from prune2deploy.models.checkpoint import load_config, read_pruned_record, resolve_model
 from prune2deploy.models.registry import family_of
 from prune2deploy.profiling.stage import profile
@@ -46,7 +46,7 @@ def run(
     if budget is not None and budget.kind == "flops":
         raise InputError("run promises a measured latency: give --latency-ms or --speedup (prune takes --flops)")
     name = entry_name(name, project)
-    refuse_existing(repository / name)
+    refuse_unusable(repository, name)
     workbench = Workbench(project, method, progress=progress)  # data that cannot be used is said before measuring
     ensure_table(project, progress)
     shelf = Shelf(workbench)

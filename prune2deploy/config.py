@@ -18,6 +18,7 @@ else:
 PROJECT_FILE = "prune2deploy.toml"
 Precision = Literal["fp32", "fp16", "bf16"]
 RuntimeName = Literal["onnxruntime", "tensorrt"]
+BackendName = Literal["onnxruntime", "tensorrt", "python"]
 
 
 class WorkloadPoint(Record):
@@ -83,6 +84,19 @@ class Target(Record):
         return self
 
 
+class ServingSettings(Record):
+    """How a Triton server runs what is exported."""
+
+    backend: BackendName | None = Field(None, description="None: the one of the runtime that it is measured in")
+    with_tokenizer: bool = Field(False, description="text or image in, label out: entries for the steps around the model")
+    response_cache: bool = Field(False, description="answer a repeated request from the server's cache, where it has one")
+    instances: int = Field(1, ge=1, le=64, description="of the model, on each device")
+    # A lone request waits this long for company, on top of the budgeted latency. Without a delay the batcher joins only
+    # what has piled up behind a running batch; half a millisecond joins a burst and stays small against budgets of several.
+    queue_delay_us: int = Field(500, ge=0, le=10_000_000)
+    keep: int = Field(2, ge=0, le=1000, description="versions that stay in the repository behind the one that is served")
+
+
 class Project(Record):
     """Everything the stages need to know; paths are relative to `root`."""
 
@@ -92,6 +106,7 @@ class Project(Record):
     workload: list[WorkloadPoint] = Field(default_factory=lambda: [WorkloadPoint()], min_length=1)
     target: Target = Field(default_factory=Target)
     calibration: CalibrationSettings = Field(default_factory=CalibrationSettings)
+    serving: ServingSettings = Field(default_factory=ServingSettings)
     root: Path = Field(default_factory=Path.cwd, exclude=True)
 
     @field_validator("model")
@@ -107,6 +122,21 @@ class Project(Record):
             if any(point.same_shape(other) for other in self.workload[:index]):
                 raise ValueError(f"workload: {point} is given twice; give it once, with the sum of the weights")
         return self
+
+    @model_validator(mode="after")
+    def _servable(self) -> "Project":
+        runs = {"onnxruntime": ("onnxruntime", "python"), "tensorrt": ("tensorrt",)}[self.target.runtime]
+        if self.serving.backend not in (None, *runs):
+            raise ValueError(
+                f'serving.backend = "{self.serving.backend}" does not run what is measured in {self.target.runtime}; '
+                f"choose {' or '.join(runs)}"
+            )
+        return self
+
+    @property
+    def backend(self) -> BackendName:
+        """The Triton backend that will run the model."""
+        return self.serving.backend or self.target.runtime
 
     def resolve(self, path: str | Path) -> Path:
         """`path` as seen from the project file."""

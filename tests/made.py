@@ -26,6 +26,10 @@ class Made:
     said: dict[str, dict]
     asked: list[str]
 
+    @property
+    def version(self):
+        return self.package / "1"
+
 
 def make(family, model, data, root, commands, profiles=None):
     with pytest.MonkeyPatch.context() as patch:

@@ -306,7 +306,8 @@ def test_output_that_exists_is_left_alone(work_pruned, bert_made):
     for command in (FAST, PRUNE):
         refuses(work_pruned, command, "pruned already exists: remove it, or name another place with --out")
     for command in (["export"], RUN):
-        refuses(work_pruned, command, f"model_repository/{name} already exists")
+        needle = f"model_repository/{name} is there and not to be added to"
+        refuses(work_pruned, command, needle, "export under another --name")
 
 
 # the project file and the package
@@ -343,4 +344,4 @@ def test_options_that_cannot_be_meant(here, project, bert_dir, text_data):
 
 def test_validating_what_is_no_package(work_pruned):
     refuses(work_pruned, ["validate", "nowhere"], "nowhere: no such package; make one with `prune2deploy export`")
-    refuses(work_pruned, ["validate", "pruned"], "no manifest.json here, so this is not a package of prune2deploy")
+    refuses(work_pruned, ["validate", "pruned"], "pruned: no version directory here, so this is not a package of prune")

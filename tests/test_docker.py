@@ -93,3 +93,11 @@ def test_compose_builds_files_that_exist():
         assert (context / service["build"]["dockerfile"]).is_file()
     assert services["server"]["volumes"][0].endswith(":/models:ro")
     assert "--model-repository=/models" in given(DOCKER / "server.Dockerfile", "CMD")[0]
+
+
+def test_python_of_the_server_is_what_we_test_with():
+    pinned = {line.split(";")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    [command] = [each for each in given(DOCKER / "server.Dockerfile", "RUN") if each.startswith("pip install")]
+    packages = [word for word in command.split()[2:] if not word.startswith("-")]
+    assert len(packages) == 4
+    assert set(packages) <= pinned

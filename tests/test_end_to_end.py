@@ -40,7 +40,7 @@ def config_of(package):
 
 
 def report_of(package):
-    return Report.model_validate_json((package / "report.json").read_text(encoding="utf-8"))
+    return Report.model_validate_json((package / "1" / "report.json").read_text(encoding="utf-8"))
 
 
 # what a run leaves
@@ -49,25 +49,25 @@ def report_of(package):
 def test_package_has_everything_and_nothing_else(made):
     found = {name for name, content in files_in(made.package).items() if content is not None}
     assert found == {
-        "1/model.onnx", "config.pbtxt", "labels.txt", "manifest.json", "reference.safetensors", "report.html",
-        "report.json", *(f"processor/{name}" for name in PROCESSOR[made.family]),
+        "1/model.onnx", "config.pbtxt", "labels.txt", "1/manifest.json", "1/reference.safetensors", "1/report.html",
+        "1/report.json", *(f"1/processor/{name}" for name in PROCESSOR[made.family]),
         *(f"warmup/workload.{name}" for name in INPUTS[made.family]),
     }  # fmt: skip
     model = made.project.resolve(made.project.model)
     for name in PROCESSOR[made.family]:
-        assert (made.package / "processor" / name).read_bytes() == (model / name).read_bytes()
+        assert (made.version / "processor" / name).read_bytes() == (model / name).read_bytes()
     assert not list(made.root.rglob("*.partial"))
     assert not list((made.project.state / "pruned").iterdir()), "the pruned model is not needed any more"
 
 
 def test_manifest_has_the_hash_of_every_other_file(made):
-    manifest = json.loads((made.package / "manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads((made.version / "manifest.json").read_text(encoding="utf-8"))
     expected = {
         name: hashlib.sha256(content).hexdigest()
         for name, content in files_in(made.package).items()
-        if content is not None and name != "manifest.json"
+        if content is not None and name != "1/manifest.json"
     }
-    assert manifest["files"] == expected
+    assert {f"1/{name}": digest for name, digest in manifest["files"].items()} | manifest["shared"] == expected
     assert manifest["verdict"] == "passed"
     assert manifest["weights_sha256"] == hashlib.sha256((made.pruned / "model.safetensors").read_bytes()).hexdigest()
     assert manifest["speedup"] == pytest.approx(manifest["dense_ms"] / manifest["measured_ms"])
@@ -88,10 +88,10 @@ def test_triton_configuration_describes_the_graph(made):
 
 
 def test_report_says_what_was_reached(made):
-    report, page = report_of(made.package), (made.package / "report.html").read_text(encoding="utf-8")
+    report, page = report_of(made.package), (made.version / "report.html").read_text(encoding="utf-8")
     assert report.verdict == "passed"
     assert made.said["run"] == {
-        "path": str(made.package.relative_to(made.root)), **report.model_dump(mode="json", exclude_none=True)
+        "path": str(made.package.relative_to(made.root)), "version": 1, **report.model_dump(mode="json", exclude_none=True)
     }  # fmt: skip
     assert report.headline in page
     assert {check.name for check in report.checks} == {
@@ -158,9 +158,9 @@ def test_package_passes_its_own_validation(made, clock):
 
 def test_an_engine_that_scores_otherwise_than_at_export_does_not_validate(made, clock, tmp_path):
     package = shutil.copytree(made.package, tmp_path / made.package.name)
-    manifest = json.loads((package / "manifest.json").read_text())
+    manifest = json.loads((package / "1" / "manifest.json").read_text())
     manifest["metric_pruned"] |= {"value": manifest["metric_pruned"]["value"] - 30, "standard_error": 5}
-    (package / "manifest.json").write_text(json.dumps(manifest))
+    (package / "1" / "manifest.json").write_text(json.dumps(manifest))
     result = prune2deploy.validate(package, made.project)
     assert [check.name for check in result.checks if not check.passed] == ["task metric"]
 
@@ -208,7 +208,7 @@ def test_commands_answer_people_too(work_pruned, bert_made, clock):
     assert lines[0].startswith("topics: ")
     assert f"({report_of(bert_made.package).speedup:.2f}×)" in lines[0]
     assert [line.split()[0] for line in lines[1:6]] == ["passed"] * 5
-    assert lines[6:] == ["package model_repository/topics", "report  model_repository/topics/report.html"]
+    assert lines[6:] == ["package model_repository/topics, version 1", "report  model_repository/topics/1/report.html"]
     assert config_of(work_pruned / "model_repository" / "topics").name == "topics" != name
 
     result = cli("validate", "model_repository/topics")
@@ -258,7 +258,7 @@ def test_model_that_lost_too_much_is_not_exported(work_pruned, bert_made, clock,
     report = report_of(package)
     assert report.verdict == "failed"
     assert report.headline == result.stdout.splitlines()[0]
-    assert report.headline in (package / "report.html").read_text(encoding="utf-8")
+    assert report.headline in (package / "1" / "report.html").read_text(encoding="utf-8")
 
     found = answer(cli("validate", f"model_repository/{name}", "--json"), code=1)
     assert [check["name"] for check in found["checks"] if not check["passed"]] == ["made without a failure"]
@@ -332,7 +332,7 @@ def test_losses_without_sense_are_refused_before_anything_is_done(loss, work_pru
 
 def test_what_was_found_is_told_even_where_latency_cannot_be_measured(bert_made, tmp_path, clock, monkeypatch):
     package = shutil.copytree(bert_made.package, tmp_path / bert_made.package.name)
-    with (package / "processor" / "tokenizer.json").open("a", encoding="utf-8") as stream:
+    with (package / "1" / "processor" / "tokenizer.json").open("a", encoding="utf-8") as stream:
         stream.write(" ")
 
     def busy(*args):
@@ -343,7 +343,7 @@ def test_what_was_found_is_told_even_where_latency_cannot_be_measured(bert_made,
     found = answer(cli("validate", package, "--json"), code=1)
     failed = {check["name"]: check["detail"] for check in found["checks"] if not check["passed"]}
     assert failed == {
-        "files": "processor/tokenizer.json was changed", "latency": "could not be measured: the machine is busy"
+        "files": "1/processor/tokenizer.json was changed", "latency": "could not be measured: the machine is busy"
     }  # fmt: skip
     assert found["passed"] is False
 

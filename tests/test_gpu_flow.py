@@ -82,11 +82,11 @@ def test_run_ends_in_a_plan_that_was_checked(project, bert_dir):
     package = project / "model_repository" / bert_dir.name
     weights = {entry.data_type for entry in onnx.load(package / "1" / "model.plan").graph.initializer}
     assert onnx.TensorProto.FLOAT16 in weights
-    plain = {entry.data_type for entry in onnx.load(package / "onnx" / "model.onnx").graph.initializer}
+    plain = {entry.data_type for entry in onnx.load(package / "1" / "onnx" / "model.onnx").graph.initializer}
     assert onnx.TensorProto.FLOAT16 not in plain
     config = parse_config(package / "config.pbtxt")
     assert (config.platform, config.optimization.cuda.graphs) == ("tensorrt_plan", True)
-    manifest = json.loads((package / "manifest.json").read_text())
+    manifest = json.loads((package / "1" / "manifest.json").read_text())
     assert manifest["target"]["runtime"] == "tensorrt"
     assert manifest["device"] == GPU.model_dump()
     kept = sum(width > 0 for width in report["widths"]["ffn"])

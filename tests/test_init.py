@@ -52,6 +52,9 @@ def test_single_texts(here, bert_dir, text_data):
         "workload": [{"batch": 1, "seq_len": 16, "weight": 1.0}],
         "target": {"device": "cpu", "runtime": "onnxruntime", "precision": "fp32"},
         "calibration": {"samples": 2048, "seed": 0},
+        "serving": {
+            "with_tokenizer": False, "response_cache": False, "instances": 1, "queue_delay_us": 500, "keep": 2
+        },
     }  # fmt: skip
     assert list(files_in(here)) == [TOML]
     for said in (TOML, "text-classification", "'train'", "'validation'", "'text': 'text'"):

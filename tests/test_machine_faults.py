@@ -171,7 +171,7 @@ def test_every_command_stops_in_one_line(name, work, monkeypatch):
     [
         (FAST, "prune2deploy.pruning.workbench.save_pruned"),
         (("export", "--pruned", "pruned"), "prune2deploy.exporting.stage.assess"),
-        (("export", "--pruned", "pruned"), "prune2deploy.exporting.stage.files_of"),
+        (("export", "--pruned", "pruned"), "prune2deploy.exporting.stage.own_files"),
         (("profile",), "prune2deploy.profiling.stage.refuse_noisy"),
     ],
     ids=["prune", "export early", "export late", "profile"],

@@ -88,7 +88,7 @@ def test_run_stopped_after_pruning_does_not_prune_again(work, clock, monkeypatch
     report = answer(cli(*RUN, "--json"))
     assert prunes == []
     assert clock.count(CANDIDATE) == candidates
-    manifest = json.loads((work / "model_repository" / "topics" / "manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads((work / "model_repository" / "topics" / "1" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["weights_sha256"] == record["weights_sha256"]
     assert report["verdict"] == "passed"
     assert not pruned.exists()

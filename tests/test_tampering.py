@@ -25,8 +25,8 @@ def package(bert_made, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "name",
-    ["1/model.onnx", "config.pbtxt", "labels.txt", "processor/tokenizer.json", "reference.safetensors", "report.html",
-     "report.json", "warmup/workload.input_ids"],
+    ["1/model.onnx", "config.pbtxt", "labels.txt", "1/processor/tokenizer.json", "1/reference.safetensors",
+     "1/report.html", "1/report.json", "warmup/workload.input_ids"],
 )  # fmt: skip
 def test_one_changed_byte_is_found(name, package, clock):
     flip(package / name)
@@ -35,7 +35,9 @@ def test_one_changed_byte_is_found(name, package, clock):
     assert f"{name} was changed" in result.stdout.splitlines()[0]
 
 
-@pytest.mark.parametrize("name", ["1/model.onnx", "config.pbtxt", "labels.txt", "processor/tokenizer.json", "report.html"])
+@pytest.mark.parametrize(
+    "name", ["1/model.onnx", "config.pbtxt", "labels.txt", "1/processor/tokenizer.json", "1/report.html"]
+)
 def test_missing_file_is_found(name, package, clock):
     (package / name).unlink()
     result = cli("validate", package)
@@ -58,32 +60,32 @@ def test_other_weights_are_found_even_with_the_right_hashes(package, clock):
     bias = next(entry for entry in model.graph.initializer if entry.name.endswith("classifier.bias"))
     bias.CopyFrom(onnx.numpy_helper.from_array(np.ones(3, dtype=np.float32), bias.name))
     onnx.save(model, file)
-    manifest = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
-    manifest["files"]["1/model.onnx"] = hashlib.sha256(file.read_bytes()).hexdigest()
-    (package / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    manifest = json.loads((package / "1" / "manifest.json").read_text(encoding="utf-8"))
+    manifest["files"]["model.onnx"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (package / "1" / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     found = answer(cli("validate", package, "--json"), code=1)
     assert [check["name"] for check in found["checks"] if not check["passed"]] == ["reference outputs"]
 
 
 def test_manifest_that_is_damaged(package):
-    (package / "manifest.json").write_text("{", encoding="utf-8")
+    (package / "1" / "manifest.json").write_text("{", encoding="utf-8")
     refused(cli("validate", package), "manifest.json: not a valid manifest")
 
 
 def lose(package):
-    (package / "reference.safetensors").unlink()
+    (package / "1" / "reference.safetensors").unlink()
 
 
 def tear(package):
-    file = package / "reference.safetensors"
+    file = package / "1" / "reference.safetensors"
     file.write_bytes(b"\xff" + file.read_bytes()[1:])
 
 
 def change_inputs(change):
     def changed(package):
-        arrays = load_file(package / "reference.safetensors")
+        arrays = load_file(package / "1" / "reference.safetensors")
         change(arrays)
-        save_file(arrays, package / "reference.safetensors")
+        save_file(arrays, package / "1" / "reference.safetensors")
 
     return changed
 
@@ -109,4 +111,6 @@ def test_references_that_cannot_be_used_fail_by_name(which, package, clock):
 def test_version_that_is_linked_in_is_found(package, clock, tmp_path):
     shutil.copytree(package / "1", tmp_path / "other")
     (package / "2").symlink_to(tmp_path / "other", target_is_directory=True)  # a server would load it instead of 1
-    assert cli("validate", package).exit_code == 1
+    result = cli("validate", package)
+    assert result.exit_code == 1
+    assert "version 2 is a link" in result.stdout

@@ -1,27 +1,50 @@
-"""`manifest.json`: what a package is made of, what was promised of it and what was measured."""
+"""What a version of a repository entry says of itself: of what it is made, what was promised of it, what was measured.
+
+`manifest.json` is that of a model; `part.json` that of the entries around it, which make text or images of its inputs and
+labels of its outputs.
+"""
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator
 
 from prune2deploy.budget import Budget
-from prune2deploy.config import Project, Target, WorkloadPoint
+from prune2deploy.config import BackendName, Project, Target, WorkloadPoint
 from prune2deploy.errors import InputError
 from prune2deploy.files import Record, read_record, sha256_of
 from prune2deploy.runtimes.base import DeviceInfo, RuntimeInfo
 from prune2deploy.validation.record import Check, MetricRecord
 
 MANIFEST_FILE = "manifest.json"
+PART_FILE = "part.json"
 REFERENCE_FILE = "reference.safetensors"
+Role = Literal["preprocess", "labels", "ensemble"]
 
 
-class Manifest(Record):
-    """The package's own description; `files` maps every other file to its SHA-256."""
+class Sealed(Record):
+    """One version of an entry. `files`: SHA-256 of each of its own files; `shared`: of those that all versions share."""
 
     schema_version: int = Field(1, ge=1, le=1)
     name: str
     created_at: str
+    restored_from: int | None = Field(None, description="the version that a rollback made this one of")
+    files: dict[str, str]
+    shared: dict[str, str]
+
+    @field_validator("files", "shared")
+    @classmethod
+    def _inside(cls, files: dict[str, str]) -> dict[str, str]:
+        for name in files:
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"{name!r} lies outside the package")
+        return files
+
+
+class Manifest(Sealed):
+    """That of a model."""
+
     verdict: str
     task: str
     source: str
@@ -30,6 +53,7 @@ class Manifest(Record):
     table_sha256: str | None = None
     device: DeviceInfo
     runtime: RuntimeInfo
+    backend: BackendName
     target: Target = Field(description="with the number of threads that were used")
     workload: list[WorkloadPoint]
     max_batch_size: int
@@ -44,23 +68,67 @@ class Manifest(Record):
     checks: list[Check]
     tolerance: float
     versions: dict[str, str]
-    files: dict[str, str]
-
-    @field_validator("files")
-    @classmethod
-    def _inside(cls, files: dict[str, str]) -> dict[str, str]:
-        for name in files:
-            if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise ValueError(f"{name!r} lies outside the package")
-        return files
 
 
-def files_of(package: Path) -> dict[str, str]:
-    """The hash of every file of `package` but the manifest."""
+class PartManifest(Sealed):
+    """That of an entry around `model`. `requirements`: what the server's python must have for it."""
+
+    model: str
+    role: Role
+    requirements: list[str]
+
+
+def own_files(version: Path) -> dict[str, str]:
+    """The hash of every file in a version directory but its manifest."""
+    found = _files_below(version)
+    return {name: sha256_of(version / name) for name in found if name not in (MANIFEST_FILE, PART_FILE)}
+
+
+def shared_files(entry: Path) -> dict[str, str]:
+    """The hash of every file of `entry` that is in no version directory."""
+    found: list[str] = []
+    for path in entry.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            found += [] if path.name.isdecimal() else [f"{path.name}/{name}" for name in _files_below(path)]
+        elif not path.name.isdecimal():
+            found.append(path.name)
+    return {name: sha256_of(entry / name) for name in sorted(found)}
+
+
+def _files_below(directory: Path) -> list[str]:
     # a linked folder too: a server would follow it
-    found = sorted(file for file in package.rglob("*") if file.is_file() or file.is_symlink())
-    names = [file.relative_to(package).as_posix() for file in found]
-    return {name: sha256_of(package / name) for name in names if name != MANIFEST_FILE}
+    files = [file.relative_to(directory) for file in directory.rglob("*") if file.is_file() or file.is_symlink()]
+    # a server that may write into its repository leaves its compiled python there
+    return sorted(file.as_posix() for file in files if "__pycache__" not in file.parts)
+
+
+def read_sealed(version: Path) -> Manifest | PartManifest:
+    """What a version directory says of itself; raises InputError where it is none of ours."""
+    if (version / MANIFEST_FILE).is_file():
+        return read_record(version / MANIFEST_FILE, Manifest, "manifest")
+    if (version / PART_FILE).is_file():
+        return read_record(version / PART_FILE, PartManifest, "manifest")
+    raise InputError(f"{version}: no {MANIFEST_FILE} here, so this is not a package of prune2deploy")
+
+
+def read_manifest(version: Path) -> Manifest:
+    """That of a model; raises InputError where the version directory holds none."""
+    found = read_sealed(version)
+    if not isinstance(found, Manifest):
+        raise InputError(f"{version.parent} is the {found.role} step of {found.model!r}; name that model's entry")
+    return found
+
+
+def seal_problems(entry: Path, version: str) -> list[str]:
+    """How the files of a version, and those it shares, differ from what its manifest says; raises InputError."""
+    sealed = read_sealed(entry / version)
+    problems = [f"version {version} is a link"] if (entry / version).is_symlink() else []
+    pairs = ((f"{version}/", sealed.files, own_files(entry / version)), ("", sealed.shared, shared_files(entry)))
+    for prefix, said, found in pairs:
+        problems += [f"{prefix}{name} is missing" for name in said if name not in found]
+        problems += [f"{prefix}{name} was changed" for name in said if name in found and found[name] != said[name]]
+        problems += [f"{prefix}{name} was added" for name in found if name not in said]
+    return problems
 
 
 def entry_name(name: str | None, project: Project) -> str:
@@ -71,12 +139,3 @@ def entry_name(name: str | None, project: Project) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise InputError(f"--name {name!r}: use letters, digits, '_', '-' and '.', the first a letter or digit")
     return name
-
-
-def read_manifest(package: Path) -> Manifest:
-    """The manifest of `package`; raises InputError when it is no package."""
-    if not package.is_dir():
-        raise InputError(f"{package}: no such package; make one with `prune2deploy export`")
-    if not (package / MANIFEST_FILE).is_file():
-        raise InputError(f"{package}: no {MANIFEST_FILE} here, so this is not a package of prune2deploy")
-    return read_record(package / MANIFEST_FILE, Manifest, "manifest")

@@ -7,8 +7,10 @@ import numpy as np
 
 from prune2deploy.config import Project, Target
 from prune2deploy.errors import InputError, UnstableMeasurementError
-from prune2deploy.exporting.manifest import MANIFEST_FILE, REFERENCE_FILE, Manifest, files_of, read_manifest
+from prune2deploy.exporting.manifest import MANIFEST_FILE, REFERENCE_FILE, Manifest, read_manifest, seal_problems
 from prune2deploy.exporting.references import References, read_references
+from prune2deploy.exporting.repository import located
+from prune2deploy.exporting.repository_check import part_checks
 from prune2deploy.exporting.stage import entry_check
 from prune2deploy.exporting.triton import BACKENDS
 from prune2deploy.files import Record
@@ -40,34 +42,37 @@ class Validation(Record):
 
 
 def validate(package: Path, project: Project | None = None, progress: Progress | None = None) -> Validation:
-    """Check the package at `package` again, on this machine.
+    """Check `package`, a version of a repository entry, again, on this machine; of an entry, the version that is served.
 
-    Hashes, Triton entry, graph, reference outputs and latency; where `project` names the model that the package was
-    pruned from, the task metric too, and the dense engine is timed in the same run. Raises InputError when it is no
-    package.
+    Hashes, also those of the entries around it, Triton entry, graph, reference outputs and latency; where `project` names
+    the model that the package was pruned from, the task metric too, and the dense engine is timed in the same run. Raises
+    InputError when it is no package.
     """
     refuse_team("validate")
     progress = progress or Progress()
-    manifest = read_manifest(package)
-    checks = [hash_check(package, manifest)]
+    entry, number = located(package)
+    version = entry / number
+    manifest = read_manifest(version)
+    checks = [hash_check(entry, number)]
     not_checked: list[str] = []
-    checks.append(entry_check(package, manifest.name))
+    checks.append(entry_check(entry, number, manifest.name))
+    checks.extend(part_checks(entry))
     if manifest.verdict != "passed":
         failed = next((check for check in manifest.checks if not check.passed), None)
         detail = f"{failed.name}: {failed.detail}" if failed else "by its own manifest"
         checks.append(Check(name="made without a failure", passed=False, detail=f"exported by force; {detail}"))
-    backend = BACKENDS[manifest.target.runtime]
-    checks.append(onnx_check(package / backend.graph))
+    backend = BACKENDS[manifest.backend]
+    checks.append(onnx_check(version / backend.graph))
     if not checks[-1].passed:
         return Validation(package=str(package), passed=False, checks=checks, not_checked=["outputs and latency"])
 
     runtime = runtime_for(manifest.target)
-    engine = runtime.load(package / backend.model)
+    engine = runtime.load(version / backend.model)
     try:
-        references = read_references(package, len(manifest.workload))
+        references = read_references(version, len(manifest.workload))
         checks.append(reference_check("reference outputs", engine, references, manifest.tolerance))
         if backend.graph != backend.model:
-            graph = OnnxRuntime(Target()).load(package / backend.graph)
+            graph = OnnxRuntime(Target()).load(version / backend.graph)
             checks.append(reference_check("reference outputs of the graph", graph, references, manifest.tolerance))
         workload = references.points(list(manifest.workload))
         for _, inputs in workload:
@@ -81,7 +86,7 @@ def validate(package: Path, project: Project | None = None, progress: Progress |
     if original is not None:
         checks.append(metric_check(manifest, original, engine, progress))
     # a session that has run other shapes stays about 1 % slower: as at export, what is timed has run nothing yet
-    engines: dict[str, Engine] = {PRUNED: runtime.load(package / backend.model)}
+    engines: dict[str, Engine] = {PRUNED: runtime.load(version / backend.model)}
     engines[DENSE] = original.engine if original else engines[PRUNED]
     try:
         timings = time_workload(engines, workload, progress, "measuring latency", ROUNDS)
@@ -95,7 +100,7 @@ def validate(package: Path, project: Project | None = None, progress: Progress |
     elif manifest.budget.kind == "speedup" and original is None:
         not_checked.append(f"budget: a speedup needs the dense model; measured {measured:.3g} ms here")
     else:
-        limit = None if manifest.budget.kind == "flops" else manifest.budget.limit_ms(timings[DENSE].ms)
+        limit = manifest.budget.limit_ms(timings[DENSE].ms) if manifest.budget.timed else None
         checks.extend(budget_checks(manifest.budget, limit, timings, manifest.device.name))
     return Validation(
         package=str(package), passed=all(check.passed for check in checks), checks=checks, not_checked=not_checked,
@@ -124,14 +129,10 @@ def metric_check(manifest: Manifest, original: "Original", engine: Engine, progr
     return Check(name="task metric", passed=passed, detail=f"{now}; at export {then.value:.2f}")
 
 
-def hash_check(package: Path, manifest: Manifest) -> Check:
+def hash_check(entry: Path, version: str) -> Check:
     """Whether the files are those that were written."""
-    found = files_of(package)
-    wrong = [f"{name} is missing" for name in manifest.files if name not in found]
-    wrong += [f"{name} was changed" for name in manifest.files if name in found and found[name] != manifest.files[name]]
-    wrong += [f"{name} was added" for name in found if name not in manifest.files]
-    detail = "; ".join(wrong) or f"{len(found)} files have the hashes of {MANIFEST_FILE}"
-    return Check(name="files", passed=not wrong, detail=detail)
+    problems = seal_problems(entry, version)
+    return Check(name="files", passed=not problems, detail="; ".join(problems) or f"as {MANIFEST_FILE} says")
 
 
 @dataclass(frozen=True)

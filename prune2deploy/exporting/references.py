@@ -10,7 +10,7 @@ from prune2deploy.errors import InputError
 from prune2deploy.exporting.manifest import REFERENCE_FILE
 from prune2deploy.files import read_arrays, write_arrays
 from prune2deploy.runtimes.base import Arrays
-from prune2deploy.tasks.base import Samples
+from prune2deploy.tasks.base import Samples, Task
 from prune2deploy.tasks.predict import Run
 
 REFERENCES = 8  # samples, and rows of a workload point
@@ -18,38 +18,56 @@ REFERENCES = 8  # samples, and rows of a workload point
 
 @dataclass(frozen=True)
 class References:
-    """`outputs`: of the pruned PyTorch model for `inputs`; `workload`: inputs of each point, the first rows of them."""
+    """`outputs`: of the pruned PyTorch model for `inputs`, which were made of `raw`, by the name of the served input.
+
+    `workload`: inputs of each point of the workload, the first rows of them, and `workload_outputs` what becomes of them.
+    """
 
     inputs: Arrays
     outputs: np.ndarray
+    raw: dict[str, list[bytes]]
     workload: list[Arrays]
+    workload_outputs: list[np.ndarray]
 
     def points(self, workload: list[WorkloadPoint]) -> list[tuple[WorkloadPoint, Arrays]]:
-        """The workload in full: its points with inputs of their batch, rows repeated."""
+        """The workload with as many rows as each point asks for, repeated where there are fewer."""
         return [
             (point, {name: np.resize(array, (point.batch, *array.shape[1:])) for name, array in arrays.items()})
             for point, arrays in zip(workload, self.workload, strict=True)
         ]
 
 
-def write_references(package: Path, samples: Samples, run: Run, workload: list[tuple[WorkloadPoint, Arrays]]) -> None:
-    """Write the references of `package`: a few `samples` with what `run` makes of them, and the `workload`."""
-    inputs = samples.batch(list(range(min(REFERENCES, len(samples))))).inputs
+def write_references(
+    version: Path, task: Task, samples: Samples, run: Run, workload: list[tuple[WorkloadPoint, Arrays]]
+) -> None:
+    """Write the references of a version: a few evaluation `samples` with what `run` makes of them, and the `workload`."""
+    count = min(REFERENCES, len(samples))
+    inputs = samples.batch(list(range(count))).inputs
     arrays = {f"input.{name}": array for name, array in inputs.items()}
-    for index, (_, rows) in enumerate(workload):
-        arrays |= {f"workload.{index}.{name}": array[:REFERENCES] for name, array in rows.items()}
     arrays["output"] = run(inputs)
-    write_arrays(package / REFERENCE_FILE, arrays)
+    for name, column in task.raw(count).items():
+        arrays |= {f"raw.{name}.{row}": np.frombuffer(value, dtype=np.uint8) for row, value in enumerate(column)}
+    for index, (_, rows) in enumerate(workload):
+        first = {name: array[:REFERENCES] for name, array in rows.items()}
+        arrays |= {f"workload.{index}.{name}": array for name, array in first.items()}
+        arrays[f"workload_output.{index}"] = run(first)
+    write_arrays(version / REFERENCE_FILE, arrays)
 
 
-def read_references(package: Path, points: int) -> References:
+def read_references(version: Path, points: int) -> References:
     """What `write_references` wrote for a workload of so many points; raises InputError where it is damaged."""
-    arrays = read_arrays(package / REFERENCE_FILE)
-    groups = {prefix: _group(arrays, prefix) for prefix in ("input.", *(f"workload.{i}." for i in range(points)))}
-    missing = [f"{prefix}*" for prefix, group in groups.items() if not group]
-    if "output" not in arrays or missing:
-        raise InputError(f"{package / REFERENCE_FILE}: damaged: it holds no {', '.join(missing) or 'output'}")
-    return References(groups.pop("input."), arrays["output"], list(groups.values()))
+    arrays = read_arrays(version / REFERENCE_FILE)
+    inputs, raw = _group(arrays, "input."), _group(arrays, "raw.")
+    workload = [_group(arrays, f"workload.{index}.") for index in range(points)]
+    outputs = [arrays.get(f"workload_output.{index}") for index in range(points)]
+    needed = {"input": inputs, "raw": raw, "workload": all(workload) and all(each is not None for each in outputs),
+              "output": "output" in arrays}  # fmt: skip
+    if missing := [name for name, found in needed.items() if not found]:
+        raise InputError(f"{version / REFERENCE_FILE}: damaged: it holds no {', '.join(missing)}")
+    columns: dict[str, list[bytes]] = {}
+    for key, value in sorted(raw.items(), key=lambda item: int(item[0].rsplit(".", 1)[1])):
+        columns.setdefault(key.rsplit(".", 1)[0], []).append(value.tobytes())
+    return References(inputs, arrays["output"], columns, workload, [each for each in outputs if each is not None])
 
 
 def _group(arrays: Arrays, prefix: str) -> Arrays:

@@ -8,22 +8,25 @@ from pathlib import Path
 import numpy as np
 
 from prune2deploy.budget import Budget, refuse_silly_loss
-from prune2deploy.config import Project
+from prune2deploy.config import Project, Target
 from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError, LossExceededError, UnstableMeasurementError
 from prune2deploy.exporting.fuse import GAIN, fuse
-from prune2deploy.exporting.manifest import MANIFEST_FILE, Manifest, entry_name, files_of
-from prune2deploy.exporting.references import write_references
+from prune2deploy.exporting.manifest import MANIFEST_FILE, Manifest, entry_name, own_files, shared_files
+from prune2deploy.exporting.parts import publish_parts, raw_check, refuse_other_parts, serve_python, write_parts
+from prune2deploy.exporting.references import read_references, write_references
 from prune2deploy.exporting.releases import release_named, server_check
+from prune2deploy.exporting.repository import LABELS_FILE, adopt, located, publish, refuse_unusable, staging, versions_of
+from prune2deploy.exporting.repository_check import part_checks
 from prune2deploy.exporting.triton import (
     BACKENDS,
     Backend,
-    check_entry,
-    config_text,
+    model_config,
     tensor_specs,
     write_config,
     write_warmup,
 )
-from prune2deploy.files import refuse_existing, sha256_of, staged_directory, write_record, write_text
+from prune2deploy.exporting.triton_check import check_entry
+from prune2deploy.files import sha256_of, write_record, write_text
 from prune2deploy.models.checkpoint import (
     PrunedRecord,
     digest_of_model,
@@ -37,6 +40,7 @@ from prune2deploy.models.onnx_model import dense_onnx, export_onnx
 from prune2deploy.profiling.table import LatencyTable, read_table
 from prune2deploy.progress import Progress
 from prune2deploy.runtimes.base import Arrays, Runtime, Shapes
+from prune2deploy.runtimes.ort import OnnxRuntime
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.runtimes.workload import DENSE, time_workload
 from prune2deploy.tasks.base import Samples, Task
@@ -47,17 +51,17 @@ from prune2deploy.validation.assess import BUDGET, LOSS, PRUNED, Subject, assess
 from prune2deploy.validation.html import render
 from prune2deploy.validation.record import Check, Report
 
+ORT_PACKAGES = {"cpu": "onnxruntime", "gpu": "onnxruntime-gpu"}
 SMALLEST_MAX_BATCH = 8  # a server gathers requests up to this many, even where the workload is single samples
-LABELS_FILE = "labels.txt"
 
 
 def export(
     project: Project, pruned: Path, repository: Path, name: str | None = None, budget: Budget | None = None,
     max_loss: float | None = None, force: bool = False, progress: Progress | None = None,
 ) -> Report:
-    """Export the pruned model in directory `pruned` as `repository/name`, and validate it on this machine.
+    """Export the pruned model in directory `pruned` as a version of `repository/name`, and validate it on this machine.
 
-    `budget` replaces the one that the model was pruned to. Nothing is left in the repository when a check fails, unless
+    `budget` replaces the one that the model was pruned to. Nothing is added to the repository when a check fails, unless
     `force`, and then the report says so on its first line. Raises CheckFailedError naming the check, and InputError.
     """
     refuse_team("export")
@@ -65,8 +69,7 @@ def export(
     progress = progress or Progress()
     start = time.monotonic()
     name = entry_name(name, project)
-    entry = repository / name
-    refuse_existing(entry)
+    refuse_unusable(repository, name)
     record = read_pruned_record(pruned)
     if project.target.triton is not None:
         release_named(project.target.triton)
@@ -76,10 +79,13 @@ def export(
     dense, small = load_dense(directory), load(pruned)
     task = task_of(project, directory, dense.config)
     runtime = runtime_for(project.target, Shapes(project.workload, task.axis_limits()), project.state)
-    backend = BACKENDS[project.target.runtime]
+    backend = BACKENDS[project.backend]
     project.state.mkdir(parents=True, exist_ok=True)
 
-    with tempfile.TemporaryDirectory(dir=project.state) as scratch, staged_directory(entry) as partial:
+    with tempfile.TemporaryDirectory(dir=project.state) as scratch, staging(repository, name) as stage:
+        entry, staged = repository / name, stage / name
+        version = staged / str(max(versions_of(entry), default=0) + 1)
+        version.mkdir(parents=True)
         onnx_file = Path(scratch) / "model.onnx"
         with progress.track("exporting", 2) as advance:
             dense_file = dense_onnx(dense, task, project.state / "dense", record.provenance.source_sha256)
@@ -88,42 +94,63 @@ def export(
             advance()
         evaluation = task.evaluation()
         dense_file, fused = take_fused(dense_file, onnx_file, runtime, project, task, evaluation, progress)
-        compile_into(partial, backend, runtime, onnx_file, progress)
+        compile_into(version, backend, runtime, onnx_file, progress)
         subject = Subject(
             project=project, task=task, record=record, budget=budget or record.provenance.budget, dense=dense,
-            pruned=small, dense_onnx=dense_file, pruned_onnx=onnx_file, artifact=partial / backend.model, fused=fused,
+            pruned=small, dense_onnx=dense_file, pruned_onnx=onnx_file, artifact=version / backend.model, fused=fused,
             table=table_of(project, record),
             max_loss=max_loss, name=name,
         )  # fmt: skip
         workload = workload_of(project, task, evaluation)
-        write_references(partial, evaluation, torch_run(small), workload)
-        batches = [SMALLEST_MAX_BATCH, *(point.batch for point in project.workload)]
-        write_entry(partial, name, task, runtime, workload[0][1], max(batches))
+        write_references(version, task, evaluation, torch_run(small), workload)
+        max_batch = max([SMALLEST_MAX_BATCH, *(point.batch for point in project.workload)])
+        write_entry(staged, version, name, project, task, runtime, workload[0][1], max_batch)
         for file in processor_files(directory):
-            (partial / "processor").mkdir(exist_ok=True)
-            shutil.copyfile(file, partial / "processor" / file.name)
+            (version / "processor").mkdir(exist_ok=True)
+            shutil.copyfile(file, version / "processor" / file.name)
+        if entry.exists():
+            adopt(entry, staged)
+        parts, further = parts_of(stage, name, project, task, version, backend, max_batch)
+        refuse_other_parts(parts, repository)
         report = assess(subject, runtime, wall_seconds(record, subject.table, start), progress)
-        for check in [onnx_check(partial / backend.graph), entry_check(partial, name), *server_checks(project, runtime)]:
+        further += [onnx_check(version / backend.graph), entry_check(staged, version.name, name)]
+        for check in [*further, *server_checks(project, runtime)]:
             report = with_check(report, check)
-        write_record(partial / "report.json", report)
-        write_text(partial / "report.html", render(report))
-        write_record(partial / MANIFEST_FILE, manifest_of(report, subject, partial, max(batches)))
+        write_record(version / "report.json", report)
+        write_text(version / "report.html", render(report))
+        write_record(version / MANIFEST_FILE, manifest_of(report, subject, staged, max_batch))
         if report.verdict == "failed" and not force:
             kept = project.state / "rejected" / f"{name}.html"
             write_text(kept, render(report))
             raise failure_of(report)(f"{report.headline} (nothing was exported; the report is {kept})")
+        publish_parts(parts[:-1], repository, project.serving.keep)
+        publish(staged, entry, project.serving.keep)
+        publish_parts(parts[-1:], repository, project.serving.keep)  # the ensemble, when all of its steps are there
     return report
 
 
-def compile_into(package: Path, backend: Backend, runtime: Runtime, onnx_file: Path, progress: Progress) -> None:
-    """Put what a server loads into `package`, and beside it the graph that it was made of, where that is another file."""
+def parts_of(
+    stage: Path, name: str, project: Project, task: Task, version: Path, backend: Backend, max_batch_size: int
+) -> tuple[list[Path], list[Check]]:
+    """The entries around the model that the project asks for, made in `stage`, and whether they fit the model."""
+    if not project.serving.with_tokenizer:
+        return [], []
+    inputs, outputs = tensor_specs(version / backend.graph)
+    parts = write_parts(stage, name, project, task, inputs, outputs[0], max_batch_size)
+    references = read_references(version, len(project.workload))
+    graph = OnnxRuntime(Target()).load(version / backend.graph)
+    return parts, [raw_check(parts[0], task, graph, references.outputs), *part_checks(stage / name)]
+
+
+def compile_into(version: Path, backend: Backend, runtime: Runtime, onnx_file: Path, progress: Progress) -> None:
+    """Put what a server loads into `version`, and beside it the graph that it was made of, where that is another file."""
     for name in (backend.model, backend.graph):
-        (package / name).parent.mkdir(exist_ok=True)
+        (version / name).parent.mkdir(exist_ok=True)
     with progress.track("building the engine", 1) as advance:
-        runtime.compile(onnx_file, package / backend.model)
+        runtime.compile(onnx_file, version / backend.model)
         advance()
     if backend.graph != backend.model:
-        shutil.copyfile(onnx_file, package / backend.graph)
+        shutil.copyfile(onnx_file, version / backend.graph)
 
 
 def failure_of(report: Report) -> type[CheckFailedError]:
@@ -180,24 +207,26 @@ def table_of(project: Project, record: PrunedRecord) -> LatencyTable | None:
 
 
 def write_entry(
-    package: Path, name: str, task: Task, runtime: Runtime, warmup: Arrays, max_batch_size: int
+    entry: Path, version: Path, name: str, project: Project, task: Task, runtime: Runtime, warmup: Arrays,
+    max_batch_size: int,
 ) -> None:
-    """Write what a Triton server reads beside the model: labels, warm-up samples, configuration."""
+    """Write what a Triton server reads beside the model: labels, warm-up samples, configuration, python."""
     if labels := task.label_names():
-        write_text(package / LABELS_FILE, "\n".join(labels) + "\n")
-    backend = runtime.describe().name
-    inputs, outputs = tensor_specs(package / BACKENDS[backend].graph)
-    text = config_text(
+        write_text(entry / LABELS_FILE, "".join(f"{label}\n" for label in labels))
+    if project.backend == "python":
+        serve_python(version, "onnx_model", ["numpy", ORT_PACKAGES[project.target.device]])
+    inputs, outputs = tensor_specs(version / BACKENDS[project.backend].graph)
+    config = model_config(
         name, inputs, outputs, max_batch_size=max_batch_size, threads=runtime.describe().threads,
-        labels_file=LABELS_FILE if labels else None, warmups=[write_warmup(package, "workload", warmup)],
-        device=runtime.device().kind, backend=backend,
+        backend=project.backend, serving=project.serving, device=runtime.device().kind,
+        labels_file=LABELS_FILE if labels else None, warmups=[write_warmup(entry, "workload", warmup)],
     )  # fmt: skip
-    write_config(package, text)
+    write_config(entry, config)
 
 
-def entry_check(package: Path, name: str) -> Check:
+def entry_check(entry: Path, version: str, name: str) -> Check:
     """Whether a Triton server can make sense of the entry."""
-    problems = check_entry(package, name)
+    problems = check_entry(entry, version, name)
     return Check(name="Triton entry", passed=not problems, detail="; ".join(problems) or "config.pbtxt fits the files")
 
 
@@ -227,8 +256,8 @@ def wall_seconds(record: PrunedRecord, table: LatencyTable | None, start: float)
     return {**seconds, "export": round(time.monotonic() - start, 1)}
 
 
-def manifest_of(report: Report, subject: Subject, package: Path, max_batch_size: int) -> Manifest:
-    """The manifest of a package whose other files are all written."""
+def manifest_of(report: Report, subject: Subject, entry: Path, max_batch_size: int) -> Manifest:
+    """The manifest of the version in `entry` whose other files are all written."""
     provenance = subject.record.provenance
     return Manifest(
         name=report.name, created_at=report.created_at, verdict=report.verdict, task=report.task,
@@ -240,5 +269,6 @@ def manifest_of(report: Report, subject: Subject, package: Path, max_batch_size:
         budget=report.budget, limit_ms=report.limit_ms, dense_ms=report.latency_dense.ms,
         measured_ms=report.latency_pruned.ms, speedup=report.speedup,
         metric_dense=report.metric_dense, metric_pruned=report.metric_pruned, checks=report.checks,
-        tolerance=report.numerics.tolerance, versions=report.versions, files=files_of(package),
+        tolerance=report.numerics.tolerance, versions=report.versions,
+        backend=subject.project.backend, files=own_files(entry / located(entry)[1]), shared=shared_files(entry),
     )  # fmt: skip

@@ -1,13 +1,13 @@
-"""The Triton side of a package: `config.pbtxt`, the warm-up files, and the check of an entry against its own config."""
+"""What a Triton server reads: `config.pbtxt`, written with its own schema, and the warm-up files."""
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prune2deploy.config import BackendName, ServingSettings
 from prune2deploy.errors import CheckFailedError, InputError, MissingPackageError
 from prune2deploy.files import write_text
 
@@ -17,26 +17,22 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.pbtxt"
 WARMUP_DIRECTORY = "warmup"  # the server looks for input_data_file nowhere else
 
-TRITON_TYPES = {"int64": "TYPE_INT64", "int32": "TYPE_INT32", "float32": "TYPE_FP32"}
-NUMPY_TYPES = {triton: name for name, triton in TRITON_TYPES.items()}
-
-# A lone request waits this long for company, on top of the budgeted latency. Without a delay the batcher joins only
-# what has piled up behind a running batch; half a millisecond joins a burst and stays small against budgets of several.
-QUEUE_DELAY_US = 500
+TRITON_TYPES = {"int64": "TYPE_INT64", "int32": "TYPE_INT32", "float32": "TYPE_FP32", "string": "TYPE_STRING"}
 
 
 @dataclass(frozen=True)
 class Backend:
-    """How Triton runs a model. `model`: the file it loads; `graph`: the ONNX file that says what goes in and out."""
+    """How Triton runs a model. In a version directory, `model` is what runs, `graph` the ONNX that says what goes in."""
 
     platform: str
     model: str
     graph: str
 
 
-BACKENDS = {
-    "onnxruntime": Backend("onnxruntime_onnx", "1/model.onnx", "1/model.onnx"),
-    "tensorrt": Backend("tensorrt_plan", "1/model.plan", "onnx/model.onnx"),
+BACKENDS: dict[BackendName, Backend] = {
+    "onnxruntime": Backend("onnxruntime_onnx", "model.onnx", "model.onnx"),
+    "tensorrt": Backend("tensorrt_plan", "model.plan", "onnx/model.onnx"),
+    "python": Backend("", "model.onnx", "model.onnx"),  # which model.py runs in ONNX Runtime
 }
 
 
@@ -83,7 +79,7 @@ def tensor_specs(onnx_file: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
     except FileNotFoundError:
         raise InputError(f"{onnx_file}: no such ONNX model") from None
     except Exception as error:  # protobuf's DecodeError, which onnx does not re-export, or an OSError
-        raise InputError(f"{onnx_file}: not a readable ONNX model: {_first_line(error)}") from None
+        raise InputError(f"{onnx_file}: not a readable ONNX model: {first_line(error)}") from None
     if not graph.output:  # what an empty file parses to
         raise InputError(f"{onnx_file}: not an ONNX model: it has no outputs")
     weights = {tensor.name for tensor in graph.initializer}  # listed among the inputs by old exporters
@@ -109,16 +105,18 @@ def _spec_of_value(onnx_file: Path, value: Any) -> TensorSpec:
 
 
 def _supported(dtype: str, where: str) -> str:
-    if dtype not in TRITON_TYPES:
-        raise CheckFailedError(f"{where} is {dtype}: a package takes and gives only {', '.join(TRITON_TYPES)}")
+    numbers = [name for name in TRITON_TYPES if name != "string"]
+    if dtype not in numbers:
+        raise CheckFailedError(f"{where} is {dtype}: a package takes and gives only {', '.join(numbers)}")
     return dtype
 
 
-def config_text(
+def model_config(
     name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, max_batch_size: int, threads: int,
-    labels_file: str | None = None, warmups: Sequence[WarmUp] = (), device: str = "cpu", backend: str = "onnxruntime",
-) -> str:
-    """The text of a complete `config.pbtxt`: nothing is left to the server's auto-completion.
+    backend: BackendName = "onnxruntime", serving: ServingSettings | None = None, device: str = "cpu",
+    labels_file: str | None = None, warmups: Sequence[WarmUp] = (),
+) -> "ModelConfig":
+    """The complete configuration of a model: nothing is left to the server's auto-completion.
 
     Args:
         name: of the model, which is the name of its directory.
@@ -126,43 +124,75 @@ def config_text(
         outputs: likewise; the first gets the labels.
         max_batch_size: 1 or more.
         threads: of ONNX Runtime within an operator, as in the measurement.
+        backend: what runs it. TensorRT replays CUDA graphs for the shapes of the warm-ups.
+        serving: what the project says of it.
+        device: "cpu" or "gpu"; on "gpu" every GPU the server sees gets the instances.
         labels_file: in the entry, one label a line.
         warmups: as `write_warmup` gives them.
-        device: "cpu" or "gpu"; on "gpu" every GPU the server sees gets one instance.
-        backend: a key of `BACKENDS`. TensorRT replays CUDA graphs for the shapes of the warm-ups.
     """
-    from google.protobuf import text_format
-
-    schema = import_schema()
-    config = schema.ModelConfig(
-        name=name, platform=BACKENDS[backend].platform, backend=backend, max_batch_size=max_batch_size
-    )
-    for tensors, specs in ((config.input, inputs), (config.output, outputs)):
-        for spec in specs:
-            tensors.add(name=spec.name, data_type=_triton_type(spec), dims=spec.dims)
+    serving = serving or ServingSettings()
+    config = _config(name, inputs, outputs, max_batch_size)
+    config.platform, config.backend = BACKENDS[backend].platform, backend
     if labels_file is not None:
         config.output[0].label_filename = labels_file
-    config.version_policy.latest.num_versions = 1
-    config.dynamic_batching.max_queue_delay_microseconds = QUEUE_DELAY_US
+    config.dynamic_batching.max_queue_delay_microseconds = serving.queue_delay_us
+    if serving.response_cache:
+        config.response_cache.enable = True
+    schema = import_schema()
     kind = schema.ModelInstanceGroup.KIND_GPU if device == "gpu" else schema.ModelInstanceGroup.KIND_CPU
-    config.instance_group.add(kind=kind, count=1)
-    if backend == "onnxruntime":
-        config.parameters["intra_op_thread_count"].string_value = str(threads)
-        config.parameters["inter_op_thread_count"].string_value = "1"
-    else:
+    config.instance_group.add(kind=kind, count=serving.instances)
+    if backend == "tensorrt":
         config.optimization.cuda.graphs = True
         for warmup in warmups:
             graph = config.optimization.cuda.graph_spec.add(batch_size=warmup.batch_size)
             for spec in warmup.files.values():
                 graph.input[spec.name].dim.extend(spec.dims)
+    else:
+        config.parameters["intra_op_thread_count"].string_value = str(threads)
+        config.parameters["inter_op_thread_count"].string_value = "1"
     for warmup in warmups:
         sample = config.model_warmup.add(name=warmup.name, batch_size=warmup.batch_size)
         for file, spec in warmup.files.items():
             sample.inputs[spec.name].data_type = _triton_type(spec)
             sample.inputs[spec.name].dims.extend(spec.dims)
             sample.inputs[spec.name].input_data_file = file
-    head = "# Written by `prune2deploy export`. The batch is the axis that dims leave out.\n"
-    return head + text_format.MessageToString(config, as_utf8=True)
+    return config
+
+
+def step_config(
+    name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], max_batch_size: int, instances: int
+) -> "ModelConfig":
+    """The configuration of a python model beside the model proper; what waits for it is given to it together."""
+    config = _config(name, inputs, outputs, max_batch_size)
+    config.backend = "python"
+    config.dynamic_batching.SetInParent()
+    config.instance_group.add(kind=import_schema().ModelInstanceGroup.KIND_CPU, count=instances)
+    return config
+
+
+def ensemble_config(
+    name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], max_batch_size: int,
+    steps: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]],
+) -> "ModelConfig":
+    """The configuration of an ensemble: `steps` maps each model to its inputs and outputs and what each is called here."""
+    config = _config(name, inputs, outputs, max_batch_size)
+    config.platform = "ensemble"
+    for model, (taken, given) in steps.items():
+        step = config.ensemble_scheduling.step.add(model_name=model, model_version=-1)
+        step.input_map.update(taken)
+        step.output_map.update(given)
+    return config
+
+
+def _config(
+    name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], max_batch_size: int
+) -> "ModelConfig":
+    config = import_schema().ModelConfig(name=name, max_batch_size=max_batch_size)
+    for tensors, specs in ((config.input, inputs), (config.output, outputs)):
+        for spec in specs:
+            tensors.add(name=spec.name, data_type=_triton_type(spec), dims=spec.dims)
+    config.version_policy.latest.num_versions = 1
+    return config
 
 
 def _triton_type(spec: TensorSpec) -> int:
@@ -191,9 +221,12 @@ def write_warmup(entry: Path, name: str, inputs: dict[str, np.ndarray]) -> WarmU
     return WarmUp(name, batch_sizes.pop(), files)
 
 
-def write_config(entry: Path, text: str) -> None:
-    """Write `text`, from `config_text`, as the configuration of `entry`."""
-    write_text(entry / CONFIG_FILE, text)
+def write_config(entry: Path, config: "ModelConfig") -> None:
+    """Write `config` as the configuration of `entry`."""
+    from google.protobuf import text_format
+
+    head = "# Written by `prune2deploy export`. The batch is the axis that dims leave out.\n"
+    write_text(entry / CONFIG_FILE, head + text_format.MessageToString(config, as_utf8=True))
 
 
 def parse_config(path: Path) -> "ModelConfig":
@@ -206,111 +239,11 @@ def parse_config(path: Path) -> "ModelConfig":
     except FileNotFoundError:
         raise InputError(f"{path}: no such Triton configuration") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: this Triton configuration cannot be read: {_first_line(error)}") from None
+        raise InputError(f"{path}: this Triton configuration cannot be read: {first_line(error)}") from None
     except text_format.ParseError as error:
-        raise InputError(f"{path}: not a valid Triton configuration: {_first_line(error)}") from None
+        raise InputError(f"{path}: not a valid Triton configuration: {first_line(error)}") from None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What `error` says, on one short line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-
-
-def check_entry(entry: Path, name: str | None = None) -> list[str]:
-    """What is wrong with a model repository entry, its configuration held against its files; empty when it is good.
-
-    `name` is what the entry will be called, for one that still lies under another name.
-    """
-    try:
-        config = parse_config(entry / CONFIG_FILE)
-    except InputError as error:
-        return [str(error)]
-    problems = _frame_problems(config, name or entry.resolve().name)
-    backend = BACKENDS.get(config.backend)
-    if backend is None or config.platform != backend.platform:
-        return [*problems, f"{CONFIG_FILE}: {config.platform!r} on backend {config.backend!r} is nothing that we export"]
-    try:
-        inputs, outputs = tensor_specs(entry / backend.graph)
-    except (InputError, CheckFailedError) as error:
-        return [*problems, str(error)]
-    if not (entry / backend.model).is_file():
-        problems.append(f"{backend.model}: no such file, but {CONFIG_FILE} is for it")
-    problems += _tensor_problems("input", config.input, inputs)
-    problems += _tensor_problems("output", config.output, outputs)
-    problems += [problem for output in config.output for problem in _label_problems(entry, output)]
-    for sample in config.model_warmup:
-        problems += _sample_problems(entry, config, sample, inputs)
-    return problems
-
-
-def _frame_problems(config: "ModelConfig", directory: str) -> list[str]:
-    problems = []
-    if config.name != directory:
-        problems.append(f"{CONFIG_FILE}: the model is called {config.name!r}, its directory {directory!r}")
-    if config.max_batch_size < 1:
-        problems.append(
-            f"{CONFIG_FILE}: max_batch_size is {config.max_batch_size}, but dims without the batch need 1 or more"
-        )
-    return problems
-
-
-def _tensor_problems(kind: str, configured: Iterable[Any], specs: list[TensorSpec]) -> list[str]:
-    found = {tensor.name: _spec_of_message(tensor.name, tensor) for tensor in configured}
-    expected = {spec.name: spec for spec in specs}
-    problems = [f"{CONFIG_FILE}: {kind} {name!r} is not in the model" for name in found if name not in expected]
-    for name, spec in expected.items():
-        if name not in found:
-            problems.append(f"{CONFIG_FILE}: {kind} {name!r} of the model is missing")
-        elif found[name] != spec:
-            problems.append(f"{CONFIG_FILE}: {kind} {name!r} is {found[name]}, in the model it is {spec}")
-    return problems
-
-
-def _spec_of_message(name: str, message: Any) -> TensorSpec:
-    """Of a ModelInput, ModelOutput or ModelWarmup.Input; a type we never write keeps Triton's name."""
-    labels = {number: label for label, number in import_schema().DataType.items()}
-    label = labels.get(message.data_type, str(message.data_type))
-    return TensorSpec(name, NUMPY_TYPES.get(label, label), tuple(message.dims))
-
-
-def _label_problems(entry: Path, output: Any) -> list[str]:
-    if not output.label_filename:
-        return []
-    file = entry / output.label_filename
-    if not file.is_file():
-        return [f"{output.label_filename}: no such file, but output {output.name!r} takes its labels from it"]
-    count = len(file.read_bytes().splitlines())
-    if (classes := output.dims[-1] if output.dims else 0) != count:
-        return [f"{output.label_filename}: {count} labels, but output {output.name!r} has {classes} classes"]
-    return []
-
-
-def _sample_problems(entry: Path, config: "ModelConfig", sample: Any, inputs: list[TensorSpec]) -> list[str]:
-    where = f"{CONFIG_FILE}: warm-up {sample.name!r}"
-    problems = []
-    if not 1 <= sample.batch_size <= max(config.max_batch_size, 1):
-        problems.append(f"{where}: batch_size {sample.batch_size} is not in 1..{config.max_batch_size}")
-    if set(sample.inputs) != {spec.name for spec in inputs}:
-        problems.append(f"{where}: has {sorted(sample.inputs)}, the model takes {sorted(spec.name for spec in inputs)}")
-    for expected in inputs:
-        if expected.name in sample.inputs:  # a protobuf map would add the key on access
-            problems += _sample_input_problems(entry, where, sample.inputs[expected.name], expected)
-    return problems
-
-
-def _sample_input_problems(entry: Path, where: str, message: Any, expected: TensorSpec) -> list[str]:
-    found = _spec_of_message(expected.name, message)
-    fits = len(found.dims) == len(expected.dims) and all(
-        size > 0 and axis in (-1, size) for size, axis in zip(found.dims, expected.dims, strict=True)
-    )
-    if found.dtype != expected.dtype or not fits:
-        return [f"{where}: {expected.name!r} is {found}, the model takes {expected}"]
-    if not message.input_data_file:  # random bytes are no token ids, and zeros no sentence
-        return [f"{where}: {expected.name!r} names no data file"]
-    file = entry / WARMUP_DIRECTORY / message.input_data_file
-    if not file.is_file():
-        return [f"{where}: {expected.name!r}: no file {message.input_data_file!r} in {WARMUP_DIRECTORY}/"]
-    wanted = math.prod(found.dims) * np.dtype(found.dtype).itemsize
-    if (size := file.stat().st_size) != wanted:
-        # the server refuses a shorter file, but of a longer one it takes the first bytes without a word
-        return [f"{WARMUP_DIRECTORY}/{file.name}: {size} bytes, but {found} takes {wanted}"]
-    return []

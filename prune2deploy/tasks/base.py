@@ -115,6 +115,8 @@ class Task(ABC):
     architecture_suffix: ClassVar[str]  # which transformers classes it is for
     reads_first_token: ClassVar[bool]  # whether the model's head sees nothing but the first position
     columns: ClassVar[tuple[str, ...]]  # the column roles that the project file may name
+    served: ClassVar[str]  # the file of prune2deploy.serving.served that preprocesses on a server
+    requires: ClassVar[tuple[str, ...]]  # the packages that this file needs
 
     def __init__(self, model_dir: Path, config: "PretrainedConfig", data: DataSettings, root: Path):
         self.model_dir = model_dir
@@ -200,3 +202,11 @@ class Task(ABC):
     @abstractmethod
     def label_names(self) -> list[str]:
         """The names of the outputs, for the server's label file; empty where outputs have no names."""
+
+    @abstractmethod
+    def raw(self, count: int) -> dict[str, list[bytes]]:
+        """The first `count` evaluation samples as a client sends them, by the name of the served input."""
+
+    @abstractmethod
+    def write_preprocessing(self, directory: Path, workload: Sequence[WorkloadPoint]) -> None:
+        """Write what the preprocessing on a server reads; raises InputError where it cannot do what the model needs."""

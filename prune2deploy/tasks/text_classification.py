@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,9 +10,10 @@ import numpy as np
 
 from prune2deploy.config import DataSettings, WorkloadPoint
 from prune2deploy.errors import InputError
+from prune2deploy.files import pretty_json, write_text
 from prune2deploy.tasks.base import LARGEST_BATCH, Arrays, Batch, Samples
 from prune2deploy.tasks.classification import Classification, guess_label
-from prune2deploy.tasks.data import column
+from prune2deploy.tasks.data import column, read_split
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question", "sentence"), ("question1", "question2"),
          ("text1", "text2"), ("text", "text_pair"))  # fmt: skip
+RAW_NAMES = ("TEXT", "TEXT_PAIR")
 SINGLES = ("text", "sentence", "content", "review")
 # without any of these, transformers makes up a tokenizer that knows no word
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
@@ -77,6 +80,8 @@ class TextClassification(Classification):
     name = "text-classification"
     architecture_suffix = "ForSequenceClassification"
     columns = ("text", "text_pair", "label")
+    served = "text"
+    requires = ("numpy", "tokenizers")
 
     def __init__(self, model_dir: Path, config: "PretrainedConfig", data: DataSettings, root: Path):
         super().__init__(model_dir, config, data, root)
@@ -103,6 +108,16 @@ class TextClassification(Classification):
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise InputError(f"{self.model_dir}: no usable tokenizer: {reason[:200]}") from None
         return self._tokenizer
+
+    @property
+    def limit(self) -> int:
+        """The number of tokens that texts are cut to."""
+        return self.data.max_length or self.longest
+
+    @property
+    def padding(self) -> dict[str, int]:
+        """What each input is filled up with."""
+        return {"input_ids": self.tokenizer.pad_token_id or 0, "attention_mask": 0, "token_type_ids": 0}
 
     @classmethod
     def guess_columns(cls, features: dict[str, object], given: dict[str, str], where: str) -> dict[str, str]:
@@ -136,7 +151,7 @@ class TextClassification(Classification):
         """Tokenise `rows`; raises InputError, naming the row, where a text is no text."""
         texts = self._texts(rows)
         encoded = self.tokenizer(
-            *texts, truncation=True, max_length=self.data.max_length or self.longest, return_attention_mask=True,
+            *texts, truncation=True, max_length=self.limit, return_attention_mask=True,
             return_token_type_ids="token_type_ids" in self.input_names,
         )
         worst = max(max(ids, default=0) for ids in encoded["input_ids"])
@@ -145,8 +160,7 @@ class TextClassification(Classification):
                 f"{self.model_dir}: the tokenizer yields id {worst}, the model knows {self.config.vocab_size}: "
                 "the tokenizer is not this model's"
             )
-        padding = {"input_ids": self.tokenizer.pad_token_id or 0, "attention_mask": 0, "token_type_ids": 0}
-        return TextSamples({name: encoded[name] for name in self.input_names}, labels, padding)
+        return TextSamples({name: encoded[name] for name in self.input_names}, labels, self.padding)
 
     def sizes(self, rows: "Dataset") -> np.ndarray:
         """Characters of each text or pair, and one for the tokens that every text has around it."""
@@ -197,3 +211,31 @@ class TextClassification(Classification):
     def axis_limits(self) -> dict[str, int]:
         """See Task."""
         return {"batch": LARGEST_BATCH, "sequence": self.longest}
+
+    def raw(self, count: int) -> dict[str, list[bytes]]:
+        """See Task: UTF-8."""
+        rows = read_split(self.data, self.data.evaluation, self.root)
+        texts = self._texts(rows.select(range(min(count, len(rows)))))
+        return {name: [text.encode() for text in column] for name, column in zip(RAW_NAMES, texts, strict=False)}
+
+    def write_preprocessing(self, directory: Path, workload: Sequence[WorkloadPoint]) -> None:
+        """See Task: the fast tokenizer, and the lengths that texts are padded to."""
+        if not self.tokenizer.is_fast:
+            raise InputError(f"{self.model_dir}: a server needs the fast tokenizer, and this model has a slow one only")
+        write_text(directory / "tokenizer.json", self.tokenizer.backend_tokenizer.to_str())
+        settings = {
+            "columns": list(RAW_NAMES[: 2 if "text_pair" in self.data.columns else 1]),
+            "padding": {name: self.padding[name] for name in self.input_names},
+            "lengths": padded_lengths(self.limit, [point.seq_len or 128 for point in workload]),
+            "truncation_side": self.tokenizer.truncation_side,
+        }
+        write_text(directory / "preprocessing.json", pretty_json(settings) + "\n")
+
+
+def padded_lengths(limit: int, wanted: Sequence[int]) -> list[int]:
+    """The lengths that a server pads texts to, in order: `wanted`, and steps of a third to a half up to `limit`.
+
+    Finer steps pad less, but only texts of one length are batched.
+    """
+    steps = (base << power for power in range(limit.bit_length()) for base in (8, 12))
+    return sorted({length for length in (*steps, *wanted, limit) if length <= limit})

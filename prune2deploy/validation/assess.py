@@ -82,7 +82,7 @@ def assess(subject: Subject, runtime: Runtime, seconds: dict[str, float], progre
     timings = time_workload(engines, workload, progress, "measuring dense and pruned", ROUNDS)
 
     record, provenance = subject.record, subject.record.provenance
-    limit = None if subject.budget.kind == "flops" else subject.budget.limit_ms(timings[DENSE].ms)
+    limit = subject.budget.limit_ms(timings[DENSE].ms) if subject.budget.timed else None
     checks = [*numeric_checks, *budget_checks(subject.budget, limit, timings, provenance.device)]
     if subject.max_loss is not None:
         checks.append(loss_check(scores[DENSE], scores[PRUNED], subject.max_loss))

@@ -38,7 +38,7 @@ def rounds(report: Report) -> list[dict[str, float | None]]:
     rows = []
     for fitted in report.fitted:
         predicted = None if table_ms is None else fitted.predicted_ms * fitted.dense_ms / table_ms
-        limit = None if report.budget.kind == "flops" else report.budget.limit_ms(fitted.dense_ms)
+        limit = report.budget.limit_ms(fitted.dense_ms) if report.budget.timed else None
         rows.append({
             "in_table_ms": fitted.predicted_ms,
             "predicted_ms": predicted,

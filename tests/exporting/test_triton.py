@@ -6,16 +6,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from prune2deploy.config import ServingSettings
 from prune2deploy.errors import CheckFailedError, InputError, MissingPackageError
 from prune2deploy.exporting.triton import (
     TensorSpec,
-    check_entry,
-    config_text,
+    ensemble_config,
+    model_config,
     parse_config,
+    step_config,
     tensor_specs,
     write_config,
     write_warmup,
 )
+from prune2deploy.exporting.triton_check import check_entry
 
 pytest.importorskip("tritonclient.grpc")
 from tritonclient.grpc import model_config_pb2 as schema
@@ -23,6 +26,7 @@ from tritonclient.grpc import model_config_pb2 as schema
 IDS = TensorSpec("input_ids", "int64", (-1,))
 MASK = TensorSpec("attention_mask", "int64", (-1,))
 PIXELS = TensorSpec("pixel_values", "float32", (3, 8, 8))
+TEXT = TensorSpec("TEXT", "string", (1,))
 LOGITS = TensorSpec("logits", "float32", (3,))
 TYPES = {"int64": TensorProto.INT64, "int32": TensorProto.INT32, "float32": TensorProto.FLOAT,
          "float16": TensorProto.FLOAT16}  # fmt: skip
@@ -51,11 +55,11 @@ def make_entry(entry, inputs, samples, labels=("no", "yes", "maybe")):
     save_graph(entry / "1" / "model.onnx", inputs, [LOGITS])
     if labels:
         (entry / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
-    text = config_text(
+    config = model_config(
         entry.name, inputs, [LOGITS], max_batch_size=8, threads=2, labels_file="labels.txt" if labels else None,
         warmups=[write_warmup(entry, "workload", samples)],
     )  # fmt: skip
-    write_config(entry, text)
+    write_config(entry, config)
     return entry
 
 
@@ -74,12 +78,11 @@ def rewrite(entry, change):
 
 
 def test_config_says_what_was_asked(tmp_path):
-    path = tmp_path / "config.pbtxt"
     warmup = write_warmup(tmp_path, "two", text_batch())
-    path.write_text(
-        config_text("sst2", [IDS, MASK], [LOGITS], max_batch_size=8, threads=3, labels_file="l.txt", warmups=[warmup])
-    )
-    config = parse_config(path)
+    write_config(tmp_path, model_config(
+        "sst2", [IDS, MASK], [LOGITS], max_batch_size=8, threads=3, labels_file="l.txt", warmups=[warmup]
+    ))  # fmt: skip
+    config = parse_config(tmp_path / "config.pbtxt")
     assert (config.name, config.platform, config.backend) == ("sst2", "onnxruntime_onnx", "onnxruntime")
     assert config.max_batch_size == 8
     assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [
@@ -104,15 +107,14 @@ def test_config_says_what_was_asked(tmp_path):
 
 def test_tensorrt_entry_replays_graphs_of_the_workload(tmp_path):
     entry = tmp_path / "trt"
-    save_graph(entry / "onnx" / "model.onnx", [IDS, MASK], [LOGITS])
+    save_graph(entry / "1" / "onnx" / "model.onnx", [IDS, MASK], [LOGITS])
     warmups = [write_warmup(entry, "two", text_batch()), write_warmup(entry, "four", text_batch(4, 7))]
-    write_config(entry, config_text(
+    write_config(entry, model_config(
         "trt", [IDS, MASK], [LOGITS], max_batch_size=8, threads=1, warmups=warmups, device="gpu", backend="tensorrt",
     ))  # fmt: skip
-    assert check_entry(entry) == ["1/model.plan: no such file, but config.pbtxt is for it"]
-    (entry / "1").mkdir()
+    assert check_entry(entry, "1") == ["1/model.plan: no such file, but config.pbtxt is for it"]
     (entry / "1" / "model.plan").write_bytes(b"a plan")
-    assert check_entry(entry) == []
+    assert check_entry(entry, "1") == []
     config = parse_config(entry / "config.pbtxt")
     assert (config.platform, config.backend) == ("tensorrt_plan", "tensorrt")
     assert not config.parameters
@@ -125,18 +127,48 @@ def test_tensorrt_entry_replays_graphs_of_the_workload(tmp_path):
 
 
 def test_gpu_instance_and_no_labels(tmp_path):
-    path = tmp_path / "config.pbtxt"
-    path.write_text(config_text("vit", [PIXELS], [LOGITS], max_batch_size=4, threads=1, device="gpu"))
-    config = parse_config(path)
+    write_config(tmp_path, model_config("vit", [PIXELS], [LOGITS], max_batch_size=4, threads=1, device="gpu"))
+    config = parse_config(tmp_path / "config.pbtxt")
     assert config.instance_group[0].kind == schema.ModelInstanceGroup.KIND_GPU
     assert config.output[0].label_filename == ""
     assert not config.model_warmup
 
 
-def test_text_starts_with_a_comment_and_is_reproducible():
-    texts = {config_text("m", [IDS, MASK], [LOGITS], max_batch_size=1, threads=1) for _ in range(3)}
+def test_text_starts_with_a_comment_and_is_reproducible(tmp_path):
+    texts = set()
+    for _ in range(3):
+        write_config(tmp_path, model_config("m", [IDS, MASK], [LOGITS], max_batch_size=1, threads=1))
+        texts.add((tmp_path / "config.pbtxt").read_text())
     assert len(texts) == 1
     assert texts.pop().startswith("# ")
+
+
+def test_what_the_project_says_of_serving_is_in_the_configuration():
+    serving = ServingSettings(backend="python", response_cache=True, instances=3, queue_delay_us=7)
+    config = model_config("m", [IDS], [LOGITS], max_batch_size=2, threads=5, backend="python", serving=serving)
+    assert (config.platform, config.backend) == ("", "python")
+    assert config.response_cache.enable
+    assert config.instance_group[0].count == 3
+    assert config.dynamic_batching.max_queue_delay_microseconds == 7
+    assert config.parameters["intra_op_thread_count"].string_value == "5"
+    assert not model_config("m", [IDS], [LOGITS], max_batch_size=2, threads=5).HasField("response_cache")
+
+
+def test_a_step_is_given_what_waits_for_it_together():
+    config = step_config("m_preprocess", [TEXT], [IDS], 8, 2)
+    assert (config.backend, config.max_batch_size, config.instance_group[0].count) == ("python", 8, 2)
+    assert (config.input[0].data_type, list(config.input[0].dims)) == (schema.TYPE_STRING, [1])
+    assert config.HasField("dynamic_batching")
+
+
+def test_an_ensemble_names_its_steps_in_order():
+    steps = {"first": ({"TEXT": "TEXT"}, {"ids": "x"}), "second": ({"in": "x"}, {"logits": "LOGITS"})}
+    config = ensemble_config("m_text", [TEXT], [dataclasses.replace(LOGITS, name="LOGITS")], 8, steps)
+    assert config.platform == "ensemble"
+    assert [(step.model_name, step.model_version, dict(step.input_map), dict(step.output_map))
+            for step in config.ensemble_scheduling.step] == [
+        ("first", -1, {"TEXT": "TEXT"}, {"ids": "x"}), ("second", -1, {"in": "x"}, {"logits": "LOGITS"})
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -202,20 +234,20 @@ def test_warmup_of_uneven_batches_is_refused(tmp_path):
 
 
 def test_good_entries_have_no_problems(tmp_path, entry):
-    assert check_entry(entry) == []
+    assert check_entry(entry, "1") == []
     pixels = {"pixel_values": np.zeros((1, 3, 8, 8), np.float32)}
-    assert check_entry(make_entry(tmp_path / "vit", [PIXELS], pixels, labels=())) == []
+    assert check_entry(make_entry(tmp_path / "vit", [PIXELS], pixels, labels=()), "1") == []
 
 
 def test_staged_entry_is_checked_under_its_later_name(entry):
     staged = entry.rename(entry.with_name(".sst2.partial"))
-    assert check_entry(staged, "sst2") == []
-    assert len(check_entry(staged)) == 1
+    assert check_entry(staged, "1", "sst2") == []
+    assert len(check_entry(staged, "1")) == 1
 
 
 def test_label_file_without_last_newline_is_as_good(entry):
     (entry / "labels.txt").write_text("no\nyes\nmaybe")
-    assert check_entry(entry) == []
+    assert check_entry(entry, "1") == []
 
 
 DAMAGE = {
@@ -262,7 +294,7 @@ DAMAGE = {
 def test_damaged_configuration_is_found(entry, damage):
     change, wanted = DAMAGE[damage]
     rewrite(entry, change)
-    problems = check_entry(entry)
+    problems = check_entry(entry, "1")
     assert any(wanted in problem for problem in problems), problems
     assert all("\n" not in problem for problem in problems)
 
@@ -292,7 +324,7 @@ FILE_DAMAGE = {
 def test_damaged_file_is_the_one_problem(entry, damage):
     file, change, wanted = FILE_DAMAGE[damage]
     change(entry / file)
-    (problem,) = check_entry(entry)
+    (problem,) = check_entry(entry, "1")
     assert wanted in problem
     assert "\n" not in problem
 

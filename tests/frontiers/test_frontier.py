@@ -69,7 +69,7 @@ def test_a_picked_point_is_exported(swept):
     report = answer(cli("export", "--pick", "2x", "--name", "fast", "--json"))
     assert report["budget"] == {"kind": "speedup", "value": 2.0}
     assert report["verdict"] == "passed"
-    manifest = json.loads((work / "model_repository" / "fast" / "manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads((work / "model_repository" / "fast" / "1" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["weights_sha256"] == read_pruned_record(work / "frontier" / "2x").weights_sha256
 
 

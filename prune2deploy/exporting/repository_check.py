@@ -1,0 +1,129 @@
+"""The check of a whole model repository: every entry, every version, and whether the ensembles fit what they join."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prune2deploy.errors import InputError
+from prune2deploy.exporting.manifest import Manifest, PartManifest, read_sealed, seal_problems
+from prune2deploy.exporting.repository import versions_of
+from prune2deploy.exporting.triton import CONFIG_FILE, TensorSpec, parse_config
+from prune2deploy.exporting.triton_check import check_entry, frame_problems, spec_of_message
+from prune2deploy.files import Record
+from prune2deploy.validation.record import Check
+
+if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+
+class EntryState(Record):
+    """One entry of a repository. `kind`: "model", or its role around one; `problems`: empty where nothing is wrong."""
+
+    name: str
+    kind: str
+    versions: list[int]
+    problems: list[str]
+
+
+def check_repository(repository: Path) -> list[EntryState]:
+    """What there is in `repository` and what is wrong with it; raises InputError where it is no repository."""
+    if not repository.is_dir():
+        raise InputError(f"{repository}: no such model repository; `prune2deploy export` makes one")
+    entries = sorted(path for path in repository.iterdir() if path.is_dir())
+    if not entries:
+        raise InputError(f"{repository}: no models here")
+    return [check_one(entry) for entry in entries]
+
+
+def check_one(entry: Path) -> EntryState:
+    """The state of one entry: its files, its versions, its configuration."""
+    versions = versions_of(entry)
+    numbers = [path.name for path in entry.iterdir() if path.is_dir() and path.name.isdecimal()]
+    problems = [f"version directory {name!r}: a server passes over it" for name in numbers if name.startswith("0")]
+    gaps = sorted(set(range(versions[0], versions[-1])) - set(versions)) if versions else []
+    problems += [f"version {missing} is missing between {versions[0]} and {versions[-1]}" for missing in gaps]
+    kind = "unknown"
+    if not versions:
+        problems.append("no version directory here, so this is not a package of prune2deploy")
+    for version in map(str, versions):
+        try:
+            sealed = read_sealed(entry / version)
+            problems += [problem for problem in seal_problems(entry, version) if problem not in problems]
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        kind = sealed.role if isinstance(sealed, PartManifest) else "model"
+        if sealed.name != entry.name:
+            problems.append(f"version {version} was made as {sealed.name!r}")
+        found = check_entry(entry, version) if isinstance(sealed, Manifest) else part_problems(entry)
+        problems += [problem for problem in found if problem not in problems]
+        if isinstance(sealed, Manifest) and sealed.verdict != "passed":
+            problems.append(f"version {version} was exported by force, with a failed check")
+    return EntryState(name=entry.name, kind=kind, versions=versions, problems=problems)
+
+
+def part_checks(entry: Path) -> list[Check]:
+    """The check of each entry around the model in `entry`, in the same repository."""
+    checks = []
+    for other in sorted(path for path in entry.absolute().parent.iterdir() if path.is_dir() and path != entry.absolute()):
+        try:
+            sealed = read_sealed(other / str(max(versions_of(other), default=0)))
+        except InputError:
+            continue  # not ours, or not whole: `repository check` tells of it
+        if isinstance(sealed, PartManifest) and sealed.model == entry.name:
+            problems = check_one(other).problems
+            checks.append(Check(
+                name=f"{sealed.role} step {other.name}", passed=not problems,
+                detail="; ".join(problems) or "files and configuration are those that were written",
+            ))  # fmt: skip
+    return checks
+
+
+def part_problems(entry: Path) -> list[str]:
+    """What is wrong with the configuration of an entry around a model."""
+    try:
+        config = parse_config(entry / CONFIG_FILE)
+        problems = frame_problems(config, entry.name)
+        if config.platform == "ensemble":
+            problems += _ensemble_problems(entry.parent, config)
+    except InputError as error:
+        return [str(error)]
+    return problems
+
+
+def _ensemble_problems(repository: Path, config: "ModelConfig") -> list[str]:
+    """Whether each tensor of each step is one of that model, and of one kind wherever it goes."""
+    known = _tensors(config.input)
+    problems = []
+    for step in config.ensemble_scheduling.step:
+        try:
+            model = parse_config(repository / step.model_name / CONFIG_FILE)
+        except InputError:
+            problems.append(f"{CONFIG_FILE}: step {step.model_name!r} is not in this repository")
+            continue
+        if model.max_batch_size < config.max_batch_size:
+            problems.append(f"{CONFIG_FILE}: step {step.model_name!r} takes at most {model.max_batch_size} at a time")
+        inputs, outputs = _tensors(model.input), _tensors(model.output)
+        problems += [f"{CONFIG_FILE}: step {step.model_name!r} also takes {name!r}" for name in inputs
+                     if name not in step.input_map]  # fmt: skip
+        for name, called in step.input_map.items():
+            problems += _mismatch(step.model_name, name, inputs.get(name), known.get(called))
+        for name, called in step.output_map.items():
+            if name in outputs:
+                known[called] = outputs[name]
+            else:
+                problems.append(f"{CONFIG_FILE}: step {step.model_name!r} gives no {name!r}")
+    for name, spec in _tensors(config.output).items():
+        problems += _mismatch(config.name, name, spec, known.get(name))
+    return problems
+
+
+def _tensors(messages: object) -> dict[str, TensorSpec]:
+    return {each.name: spec_of_message("", each) for each in messages}  # type: ignore[attr-defined]
+
+
+def _mismatch(model: str, name: str, taken: TensorSpec | None, given: TensorSpec | None) -> list[str]:
+    if taken is None or given is None:
+        return [f"{CONFIG_FILE}: {name!r} of {model!r} is {'not there' if taken is None else 'given by no step'}"]
+    if taken != given:
+        return [f"{CONFIG_FILE}: {name!r} of {model!r} is {taken}, and gets {given}"]
+    return []

@@ -1,0 +1,232 @@
+"""Load on a running server: latency and throughput of real samples, with every answer checked."""
+
+import itertools
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from prune2deploy.errors import InputError
+from prune2deploy.exporting.manifest import PartManifest, read_manifest, read_sealed
+from prune2deploy.exporting.references import read_references
+from prune2deploy.exporting.repository import located
+from prune2deploy.files import Record
+from prune2deploy.progress import Progress
+from prune2deploy.serving.client import Client, strings
+from prune2deploy.tasks.base import Arrays
+
+WARM_UP = 1.0  # seconds
+OPEN_LOOP_WORKERS = 64  # requests that may be under way at once when they arrive at a rate of their own
+LEAST_FOR_P99 = 1000  # requests; of fewer, the 99th percentile is an anecdote
+
+
+class BenchResult(Record):
+    """What a server did under load. Latencies in milliseconds, of answered requests; in open loop from when they were due.
+
+    `wrong`: answers further than `tolerance` from the package's reference outputs.
+    """
+
+    url: str
+    model: str
+    concurrency: int
+    rate: float | None
+    seconds: float
+    requests: int
+    samples: int
+    failed: int
+    wrong: int
+    errors: dict[str, int]
+    requests_per_second: float
+    samples_per_second: float
+    mean_ms: float | None
+    p50_ms: float | None
+    p90_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    largest_difference: float
+    tolerance: float
+    executions: int
+    executed_samples: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether there were answers, and all of them right."""
+        return self.requests > 0 and not self.failed and not self.wrong
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        load = f"{self.rate:g} requests/s" if self.rate is not None else f"{self.concurrency} clients"
+        verdict = "passed" if self.passed else "FAILED"
+        spans = {"p50": self.p50_ms, "p90": self.p90_ms, "p95": self.p95_ms, "p99": self.p99_ms}
+        shown = ", ".join(f"{name} {value:.1f}" for name, value in spans.items() if value is not None)
+        return [
+            f"{verdict}  {self.requests} answers in {self.seconds:.1f} s, {self.failed} failed, {self.wrong} wrong "
+            f"(off by at most {self.largest_difference:.2g}, tolerance {self.tolerance:.2g})",
+            *(f"        {count} × {error}" for error, count in self.errors.items()),
+            f"{load}: {self.samples_per_second:.1f} samples/s, milliseconds: {shown or 'none'}",
+            f"batches: {self.executed_samples} samples in {self.executions} executions",
+        ]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Inputs of one request and the logits that must come back, whatever the output is called."""
+
+    inputs: Arrays
+    wanted: np.ndarray
+
+
+@dataclass
+class Tally:
+    """What one worker saw. `spans`: seconds of each answered request."""
+
+    spans: list[float] = field(default_factory=list)
+    samples: int = 0
+    wrong: int = 0
+    largest: float = 0.0
+    errors: Counter[str] = field(default_factory=Counter)
+
+    def note(self, request: Request, given: np.ndarray | None, tolerance: float) -> None:
+        """Compare an answer with what it must be."""
+        self.samples += len(request.wanted)
+        if given is None or given.shape != request.wanted.shape:
+            self.wrong += 1
+            return
+        difference = float(np.abs(given - request.wanted).max())
+        self.largest = max(self.largest, difference)
+        self.wrong += not difference <= tolerance  # NaN is wrong, too
+
+
+def bench(
+    url: str, model: str, repository: Path, concurrency: int | None = None, rate: float | None = None,
+    seconds: float = 10.0, progress: Progress | None = None, seed: int = 0,
+) -> tuple[BenchResult, list[float]]:
+    """Send the samples that travel with the package of `model` in `repository` to the server at `url`, for `seconds`.
+
+    `concurrency` clients each send the next request when the last is answered (8 by default); or else, at `rate`, requests
+    arrive in a Poisson process whatever the server does. Returns the result and the milliseconds of each request; raises
+    InputError where the package or the server is not there.
+    """
+    if concurrency is not None and rate is not None:
+        raise InputError("give one of --concurrency and --rate")
+    if (concurrency is not None and concurrency < 1) or (rate is not None and not 0 < rate < float("inf")):
+        raise InputError("--concurrency is 1 or more, --rate above 0")
+    if not 0 < seconds < float("inf"):
+        raise InputError(f"--seconds {seconds:g}: give a time above 0")
+    progress = progress or Progress()
+    name, requests, tolerance = requests_for(repository / model)
+    workers = (concurrency or 8) if rate is None else OPEN_LOOP_WORKERS
+    with Client(url) as client:
+        if not client.ready(model):
+            raise InputError(f"{url}: no answer for {model!r}: is the server running, and the model loaded?")
+        _drive(url, model, requests, tolerance, min(workers, 4), _no_dues, WARM_UP)
+        before = client.statistics(name)
+        with progress.track("under load", 1) as advance:
+            start = time.perf_counter()
+            due = _no_dues if rate is None else poisson(rate, seed)
+            tallies = _drive(url, model, requests, tolerance, workers, due, seconds)
+            wall = time.perf_counter() - start
+            advance()
+        after = client.statistics(name)
+    spans = [1e3 * span for tally in tallies for span in tally.spans]
+    errors = sum((tally.errors for tally in tallies), Counter())
+    samples = sum(tally.samples for tally in tallies)
+    p50, p90, p95, p99 = (float(np.percentile(spans, q)) if spans else None for q in (50, 90, 95, 99))
+    return BenchResult(
+        url=url, model=model, concurrency=workers, rate=rate, seconds=round(wall, 3), requests=len(spans),
+        samples=samples, failed=sum(errors.values()), wrong=sum(tally.wrong for tally in tallies), errors=dict(errors),
+        requests_per_second=len(spans) / wall, samples_per_second=samples / wall,
+        mean_ms=float(np.mean(spans)) if spans else None, p50_ms=p50, p90_ms=p90, p95_ms=p95,
+        p99_ms=p99 if len(spans) >= LEAST_FOR_P99 else None,
+        largest_difference=max(tally.largest for tally in tallies), tolerance=tolerance,
+        executed_samples=after[0] - before[0], executions=after[1] - before[1],
+    ), spans  # fmt: skip
+
+
+def requests_for(entry: Path) -> tuple[str, list[Request], float]:
+    """The name of the model proper in `entry` or behind it, requests with their answers, and how far those may be off."""
+    entry, version = located(entry)
+    sealed = read_sealed(entry / version)
+    raw = isinstance(sealed, PartManifest)
+    if isinstance(sealed, PartManifest):
+        if sealed.role != "ensemble":
+            raise InputError(f"{entry.name} is a step of an ensemble; name the ensemble, or the model {sealed.model!r}")
+        entry, version = located(entry.parent / sealed.model)
+    manifest = read_manifest(entry / version)
+    references = read_references(entry / version, len(manifest.workload))
+    requests = []
+    if raw:
+        for row, wanted in enumerate(references.outputs):
+            inputs = {name: strings([column[row]]) for name, column in references.raw.items()}
+            requests.append(Request(inputs, wanted[None]))
+    else:
+        for (_, inputs), outputs in zip(
+            references.points(manifest.workload), references.workload_outputs, strict=True
+        ):
+            rows = len(next(iter(inputs.values())))
+            requests.append(Request(inputs, np.resize(outputs, (rows, *outputs.shape[1:]))))
+    return manifest.name, requests, manifest.tolerance
+
+
+def poisson(rate: float, seed: int) -> Callable[[], float]:
+    """Seconds after the start at which the next request is due: a Poisson process of `rate` a second."""
+    draws = np.random.default_rng(seed)
+    lock, now = threading.Lock(), 0.0
+
+    def due() -> float:
+        nonlocal now
+        with lock:
+            now += float(draws.exponential(1 / rate))
+            return now
+
+    return due
+
+
+def _no_dues() -> float | None:
+    return None
+
+
+def _drive(
+    url: str, model: str, requests: list[Request], tolerance: float, workers: int, due: Callable[[], float | None],
+    seconds: float,
+) -> list[Tally]:
+    """Let `workers` threads, each with a connection of its own, send `requests` in turn for `seconds`."""
+    tallies = [Tally() for _ in range(workers)]
+    turn, stop, gate = itertools.count(), threading.Event(), threading.Barrier(workers)
+    started: list[float] = []
+
+    def work(tally: Tally) -> None:
+        with Client(url) as client:
+            if gate.wait() == 0:
+                started.append(time.perf_counter())
+            gate.wait()
+            start = started[0]
+            while not stop.is_set():
+                planned = due()
+                begin = time.perf_counter() - start if planned is None else planned
+                if begin >= seconds:
+                    return
+                time.sleep(max(0.0, begin - (time.perf_counter() - start)))
+                request = requests[next(turn) % len(requests)]
+                try:
+                    answer = client.infer(model, request.inputs)
+                except InputError as error:
+                    tally.errors[str(error)[:200]] += 1
+                    continue
+                tally.spans.append(time.perf_counter() - start - begin)
+                logits = next((each for each in answer.outputs.values() if each.dtype == np.float32), None)
+                tally.note(request, logits, tolerance)
+
+    threads = [threading.Thread(target=work, args=(tally,), daemon=True) for tally in tallies]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    finally:
+        stop.set()
+    return tallies

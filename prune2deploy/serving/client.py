@@ -1,0 +1,188 @@
+"""A client of a Triton server, over HTTP or gRPC: texts or images in, labels out."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+import numpy as np
+
+from prune2deploy.errors import InputError, MissingPackageError
+
+DEFAULT_TIMEOUT = 60.0  # seconds
+TEXT, TEXT_PAIR, IMAGE = "TEXT", "TEXT_PAIR", "IMAGE"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """`score`: the softmax of `logits` at `label`."""
+
+    label: str
+    score: float
+    logits: list[float]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server gave: `outputs` by name, and the version of the model that gave them."""
+
+    outputs: dict[str, np.ndarray]
+    version: str
+
+
+class Client:
+    """A connection to the server at `url`: `localhost:8000`, `http://host:8000` or `grpc://host:8001` (or https, grpcs).
+
+    Not to be shared by threads. Every method raises InputError, with what the server said, where it refuses a request or
+    is not there.
+    """
+
+    def __init__(self, url: str = "localhost:8000", timeout: float = DEFAULT_TIMEOUT):
+        scheme, _, address = url.rpartition("://")
+        if scheme not in ("", "http", "https", "grpc", "grpcs") or not address:
+            raise InputError(f"{url}: give host:port, http://host:port or grpc://host:port")
+        self.url, self.timeout = url, timeout
+        self.grpc = scheme in ("grpc", "grpcs")
+        self.module = import_client(self.grpc)
+        options: dict[str, Any] = {"ssl": scheme in ("https", "grpcs")}
+        if not self.grpc:
+            options |= {"connection_timeout": timeout, "network_timeout": timeout}
+        with self._refusals():
+            self.connection = self.module.InferenceServerClient(address.rstrip("/"), **options)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self.connection.close()
+
+    def ready(self, model: str) -> bool:
+        """Whether the server answers requests to `model`."""
+        try:
+            return bool(self.connection.is_model_ready(model))
+        except Exception:  # of several kinds, and each of them means no
+            return False
+
+    def config(self, model: str) -> dict[str, Any]:
+        """The configuration that the server runs `model` with."""
+        with self._refusals():
+            if self.grpc:
+                return self.connection.get_model_config(model, as_json=True)["config"]
+            return self.connection.get_model_config(model)
+
+    def statistics(self, model: str) -> tuple[int, int]:
+        """How many samples all versions of `model` have answered, and in how many executions."""
+        with self._refusals():
+            if self.grpc:
+                found = self.connection.get_inference_statistics(model, as_json=True)
+            else:
+                found = self.connection.get_inference_statistics(model)
+        stats = found.get("model_stats", [])
+        return tuple(sum(int(each.get(key, 0)) for each in stats) for key in ("inference_count", "execution_count"))  # type: ignore[return-value]
+
+    def infer(self, model: str, inputs: dict[str, np.ndarray], version: str = "") -> Answer:
+        """What `model` makes of `inputs`, arrays whose first axis is the batch; of strings, arrays of bytes objects."""
+        from tritonclient.utils import np_to_triton_dtype
+
+        tensors = []
+        for name, array in inputs.items():
+            tensor = self.module.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+            tensor.set_data_from_numpy(array)
+            tensors.append(tensor)
+        options = {"client_timeout": self.timeout} if self.grpc else {}
+        with self._refusals():
+            result = self.connection.infer(model, tensors, model_version=version, **options)
+        response = result.get_response()
+        if self.grpc:
+            names, served = [output.name for output in response.outputs], response.model_version
+        else:
+            names, served = [output["name"] for output in response["outputs"]], response["model_version"]
+        return Answer({name: result.as_numpy(name) for name in names}, served)
+
+    def classify(
+        self, model: str, texts: Sequence[str], pairs: Sequence[str] | None = None
+    ) -> list[Prediction]:
+        """The label of each text, or of each pair of a text and the one in its place in `pairs`."""
+        columns = {TEXT: [text.encode() for text in texts]}
+        if pairs is not None:
+            columns[TEXT_PAIR] = [text.encode() for text in pairs]
+        return self.predictions(model, columns)
+
+    def classify_images(self, model: str, images: Sequence[bytes | Path]) -> list[Prediction]:
+        """The label of each image, given as an encoded file or its path."""
+        try:
+            encoded = [image if isinstance(image, bytes) else image.read_bytes() for image in images]
+        except OSError as error:
+            raise InputError(f"this image cannot be read: {error}") from None
+        return self.predictions(model, {IMAGE: encoded})
+
+    def predictions(self, model: str, columns: dict[str, list[bytes]]) -> list[Prediction]:
+        """The label of each row of `columns`, in requests that are as large as the model takes."""
+        if len({len(column) for column in columns.values()}) != 1:
+            raise InputError("give as many second texts as first ones")
+        config = self.config(model)
+        takes = [tensor["name"] for tensor in config["input"]]
+        if set(takes) != set(columns):
+            hint = "" if set(takes) <= {TEXT, TEXT_PAIR, IMAGE} else (
+                "; texts and images go to the ensemble that `export --with-tokenizer` makes, such as "
+                f"{model}_text or {model}_image"
+            )  # fmt: skip
+            raise InputError(f"{model!r} takes {', '.join(takes)}, not {', '.join(columns)}{hint}")
+        largest, found = int(config["max_batch_size"]), []
+        for start in range(0, len(next(iter(columns.values()))), largest):
+            inputs = {name: strings(column[start : start + largest]) for name, column in columns.items()}
+            found += predictions_of(self.infer(model, inputs))
+        return found
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            yield
+        except InferenceServerException as error:
+            raise InputError(f"{self.url}: {said(error.message())}") from None
+        except (OSError, ValueError) as error:  # refused, reset, timed out; an address that is none
+            raise InputError(f"{self.url}: no answer from a Triton server: {error}") from None
+
+
+def said(message: str) -> str:
+    """What a server said, without the JSON that it may be wrapped in."""
+    try:
+        return str(json.loads(message)["error"])
+    except (ValueError, KeyError, TypeError):
+        return message
+
+
+def strings(values: Sequence[bytes]) -> np.ndarray:
+    """[n, 1], as a served input of strings wants them."""
+    return np.array(values, dtype=object).reshape(-1, 1)
+
+
+def predictions_of(answer: Answer) -> list[Prediction]:
+    """The rows of an ensemble's answer."""
+    found = []
+    for label, logits in zip(answer.outputs["LABEL"].ravel(), answer.outputs["LOGITS"], strict=True):
+        shares = np.exp(logits - logits.max())
+        score = float(shares.max() / shares.sum())
+        found.append(Prediction(label.decode() if isinstance(label, bytes) else str(label), score, logits.tolist()))
+    return found
+
+
+def import_client(grpc: bool) -> ModuleType:
+    """Tritonclient's module for the protocol; raises MissingPackageError."""
+    try:
+        if grpc:
+            import tritonclient.grpc as module
+        else:
+            import tritonclient.http as module
+    except (ImportError, RuntimeError):  # tritonclient raises RuntimeError where its extra is missing
+        raise MissingPackageError("tritonclient", "triton") from None
+    return module

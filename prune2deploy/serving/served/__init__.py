@@ -1,0 +1,1 @@
+"""What runs inside the server: these files are copied into packages and import nothing of prune2deploy."""

@@ -1,0 +1,47 @@
+"""Texts to token ids, padded to a few lengths, so that the server can batch requests of different lengths.
+
+Copied into packages as `preprocessing.py`; needs numpy and tokenizers.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+
+class Preprocessor:
+    """The model's own tokenizer, as `tokenizer.json` and `preprocessing.json` in `directory` say."""
+
+    def __init__(self, directory: Path):
+        settings = json.loads((directory / "preprocessing.json").read_text(encoding="utf-8"))
+        self.columns: list[str] = settings["columns"]
+        self.padding: dict[str, int] = settings["padding"]
+        self.lengths: list[int] = settings["lengths"]
+        self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(self.lengths[-1], strategy="longest_first", direction=settings["truncation_side"])
+
+    def __call__(self, columns: dict[str, list[bytes]]) -> dict[str, np.ndarray]:
+        """Inputs of the model, [n, length]; raises ValueError for what is no text."""
+        texts = [[decoded(text) for text in columns[name]] for name in self.columns]
+        rows = list(zip(*texts, strict=True))
+        encodings = self.tokenizer.encode_batch(rows if len(texts) > 1 else texts[0])
+        longest = max((len(encoding.ids) for encoding in encodings), default=0)
+        length = next(each for each in self.lengths if each >= longest)
+        arrays = {name: np.full((len(rows), length), value, dtype=np.int64) for name, value in self.padding.items()}
+        for row, encoding in enumerate(encodings):
+            parts = {
+                "input_ids": encoding.ids, "attention_mask": encoding.attention_mask, "token_type_ids": encoding.type_ids
+            }  # fmt: skip
+            for name, array in arrays.items():
+                array[row, : len(encoding.ids)] = parts[name]
+        return arrays
+
+
+def decoded(text: bytes) -> str:
+    """`text` as a string."""
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"a text is not UTF-8: {error}") from None

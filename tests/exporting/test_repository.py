@@ -1,0 +1,266 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import packages
+import pytest
+from steady import answer, cli, files_in, refused
+
+from prune2deploy.errors import InputError
+from prune2deploy.exporting.manifest import read_manifest, seal_problems
+from prune2deploy.exporting.repository import located, publish, rollback, staging, versions_of
+from prune2deploy.exporting.repository_check import check_repository
+
+pytest.importorskip("tritonclient.grpc")
+
+
+@pytest.fixture
+def repository(tmp_path):
+    return tmp_path / "models"
+
+
+def bias_of(entry, version):
+    return packages.onnx.load(entry / str(version) / "model.onnx").graph.initializer[2].raw_data[:4]
+
+
+def problems_of(repository):
+    return {entry.name: entry.problems for entry in check_repository(repository) if entry.problems}
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+
+
+def test_versions_follow_each_other_and_old_ones_go(repository):
+    assert [packages.release(repository, "sums", bias, keep=2) for bias in range(1, 6)] == [1, 2, 3, 4, 5]
+    assert versions_of(repository / "sums") == [3, 4, 5]
+    assert problems_of(repository) == {}
+    assert sorted(path.name for path in repository.parent.iterdir()) == ["models"], "nothing is left beside it"
+
+
+def test_keeping_none_leaves_the_newest(repository):
+    for bias in (1, 2):
+        packages.release(repository, "sums", bias, keep=0)
+    assert versions_of(repository / "sums") == [2]
+
+
+def test_version_that_a_server_may_be_loading_stays(repository, monkeypatch):
+    for _ in range(4):
+        packages.release(repository, "sums", keep=1, grace=60)
+    assert versions_of(repository / "sums") == [1, 2, 3, 4]
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 61)
+    packages.release(repository, "sums", keep=1, grace=60)
+    assert versions_of(repository / "sums") == [4, 5]
+
+
+def test_what_a_server_has_read_stays_as_it_is(repository):
+    packages.release(repository, "sums", 1)
+    before = {name: content for name, content in files_in(repository).items() if "/2" not in name}
+    packages.release(repository, "sums", 2)
+    after = files_in(repository)
+    assert {name: after[name] for name in before} == before
+
+
+def test_a_model_that_is_served_differently_is_another_model(repository):
+    packages.release(repository, "sums", 1)
+    before = files_in(repository)
+    with pytest.raises(InputError, match=r"another config\.pbtxt \(here: max_queue_delay_microseconds: 9\).*--name"):
+        packages.release(repository, "sums", 2, queue_delay_us=9)
+    assert files_in(repository) == before
+    packages.release(repository, "sums_quick", 2, queue_delay_us=9)
+    assert [entry.name for entry in check_repository(repository)] == ["sums", "sums_quick"]
+
+
+def test_failure_on_the_way_leaves_nothing(repository):
+    def fail():
+        with staging(repository, "sums") as stage:
+            packages.write_staged(stage / "sums", 1, 0)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert list(repository.parent.iterdir()) == []
+
+
+def test_two_exports_of_one_name_do_not_mix(repository):
+    with staging(repository, "sums"):
+        with pytest.raises(InputError, match="another process is exporting 'sums'"), staging(repository, "sums"):
+            pass
+        assert packages.release(repository, "other", 1) == 1
+    assert packages.release(repository, "sums", 1) == 1
+
+
+def test_directory_of_somebody_else_is_left_alone(repository):
+    (repository / "sums" / "1").mkdir(parents=True)
+    (repository / "sums" / "1" / "model.onnx").write_bytes(b"mine")
+    with pytest.raises(InputError, match="is there and not to be added to"):
+        packages.release(repository, "sums", 1)
+    assert (repository / "sums" / "1" / "model.onnx").read_bytes() == b"mine"
+
+
+def test_root_of_a_file_system_is_refused(repository, monkeypatch):
+    real = os.stat
+
+    def stat(path, *args, **kwargs):
+        found = real(path, *args, **kwargs)
+        if str(path) == str(repository):
+            fields = list(found)
+            fields[2] += 1
+            return os.stat_result(fields)
+        return found
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(InputError, match="is the root of a file system"), staging(repository, "sums"):
+        pass
+
+
+# rollback
+
+
+def test_rollback_serves_what_was_before(repository):
+    for bias in (1, 2, 3):
+        packages.release(repository, "sums", bias, keep=5)
+    entry = repository / "sums"
+    biases = {version: bias_of(entry, version) for version in (1, 2, 3)}
+    assert rollback(entry) == (2, 4)
+    assert bias_of(entry, 4) == biases[2]
+    assert rollback(entry) == (1, 5), "a second one goes further back, not to what was rolled back from"
+    assert bias_of(entry, 5) == biases[1]
+    with pytest.raises(InputError, match="no version before 1 is kept"):
+        rollback(entry)
+    assert [read_manifest(entry / str(version)).restored_from for version in range(1, 6)] == [None, None, None, 2, 1]
+    assert problems_of(repository) == {}
+    assert packages.release(repository, "sums", 4, keep=5) == 6
+    assert rollback(entry) == (5, 7)
+
+
+def test_rollback_to_a_damaged_version_is_refused(repository):
+    for bias in (1, 2):
+        packages.release(repository, "sums", bias)
+    flip(repository / "sums" / "1" / "model.onnx")
+    refused(cli("repository", "rollback", repository / "sums"), "version 1 cannot be served again", "model.onnx was changed")
+    assert versions_of(repository / "sums") == [1, 2]
+
+
+def test_rollback_on_the_command_line(repository):
+    for bias in (1, 2):
+        packages.release(repository, "sums", bias)
+    said = answer(cli("repository", "rollback", repository / "sums", "--json"))
+    assert said == {"path": str(repository / "sums"), "restored": 1, "version": 3}
+
+
+# the check
+
+
+def test_good_repository_passes(repository):
+    packages.release(repository, "a", 1)
+    packages.release(repository, "a", 2)
+    packages.release(repository, "b", 1)
+    result = cli("repository", "check", repository)
+    assert result.exit_code == 0, result.stdout
+    assert result.stdout.splitlines() == ["passed  a (model), versions: 1, 2", "passed  b (model), versions: 1"]
+
+
+DAMAGE = {
+    "model": (lambda entry: flip(entry / "1" / "model.onnx"), "1/model.onnx was changed"),
+    "code": (lambda entry: flip(entry / "2" / "model.py"), "2/model.py was changed"),
+    "configuration": (lambda entry: flip(entry / "config.pbtxt"), "config.pbtxt was changed"),
+    "labels": (lambda entry: flip(entry / "labels.txt"), "labels.txt was changed"),
+    "warm-up": (lambda entry: flip(entry / "warmup" / "workload.input_ids"), "warmup/workload.input_ids was changed"),
+    "file gone": (lambda entry: (entry / "2" / "model.py").unlink(), "2/model.py is missing"),
+    "file added": (lambda entry: (entry / "2" / "extra.py").write_text(""), "2/extra.py was added"),
+    "file added above": (lambda entry: (entry / "notes.txt").write_text(""), "notes.txt was added"),
+    "gap": (lambda entry: shutil.rmtree(entry / "2"), "version 2 is missing between 1 and 3"),
+    "zero": (lambda entry: (entry / "04").mkdir(), "version directory '04': a server passes over it"),
+    "no manifest": (lambda entry: (entry / "3" / "manifest.json").unlink(), "no manifest.json here"),
+    "another name": (lambda entry: entry.rename(entry.with_name("other")), "version 1 was made as 'sums'"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_found(damage, repository):
+    for bias in (1, 2, 3):
+        packages.release(repository, "sums", bias)
+    change, wanted = DAMAGE[damage]
+    change(repository / "sums")
+    found = answer(cli("repository", "check", repository, "--json"), code=1)
+    [entry] = found["entries"]
+    assert any(wanted in problem for problem in entry["problems"]), entry["problems"]
+
+
+def test_directory_that_is_no_package_is_found(repository):
+    packages.release(repository, "sums", 1)
+    (repository / ".half").mkdir()
+    assert problems_of(repository) == {".half": ["no version directory here, so this is not a package of prune2deploy"]}
+
+
+def test_compiled_python_that_a_server_left_is_no_damage(repository):
+    packages.release(repository, "sums", 1)
+    cache = repository / "sums" / "1" / "__pycache__"
+    cache.mkdir()
+    (cache / "model.cpython-311.pyc").write_bytes(b"compiled")
+    assert problems_of(repository) == {}
+
+
+def test_no_repository(tmp_path):
+    refused(cli("repository", "check", tmp_path / "none"), "none: no such model repository")
+    refused(cli("repository", "check", tmp_path), "no models here")
+    refused(cli("repository", "rollback", tmp_path / "none"), "no such package")
+
+
+def test_a_package_is_named_by_its_entry_or_its_version(repository):
+    for bias in (1, 2):
+        packages.release(repository, "sums", bias)
+    entry = repository / "sums"
+    assert located(entry) == (entry, "2")
+    assert located(entry / "1") == (entry, "1")
+
+
+# a process that is killed
+
+RELEASES = """
+import sys
+from pathlib import Path
+import packages
+while True:
+    packages.release(Path(sys.argv[1]), "sums", keep=2)
+    print("released", flush=True)
+"""
+
+
+def test_killed_at_any_moment_every_visible_version_is_whole(repository):
+    seen = set()
+    for round_ in range(6):
+        process = subprocess.Popen(
+            [sys.executable, "-c", RELEASES, str(repository)], stdout=subprocess.PIPE, cwd=Path(packages.__file__).parent
+        )
+        assert process.stdout.readline() == b"released\n"
+        until = time.monotonic() + 0.15 + 0.11 * round_
+        while time.monotonic() < until:
+            for version in versions_of(repository / "sums")[-1:]:
+                assert seal_problems(repository / "sums", str(version)) == []
+                seen.add(version)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert problems_of(repository) == {}
+        assert len(versions_of(repository / "sums")) <= 5
+    assert len(seen) > 6
+    packages.release(repository, "sums", 1, keep=1)
+    assert sorted(path.name for path in repository.parent.iterdir()) == ["models"], "what the killed ones left is gone"
+
+
+def test_version_that_is_published_twice_is_no_overwrite(repository, tmp_path):
+    packages.release(repository, "sums", 1)
+    packages.write_staged(tmp_path / "sums", 1, 2)
+    packages.seal(tmp_path / "sums", 1)
+    before = files_in(repository)
+    with pytest.raises(OSError, match=r"not empty|exists"):
+        publish(tmp_path / "sums", repository / "sums", 2)
+    assert files_in(repository) == before
