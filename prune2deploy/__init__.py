@@ -18,13 +18,21 @@ if TYPE_CHECKING:
     from prune2deploy.models.checkpoint import load
     from prune2deploy.profiling.stage import profile
     from prune2deploy.pruning.stage import prune
+    from prune2deploy.repository.check import check_repository
+    from prune2deploy.repository.versions import rollback
+    from prune2deploy.serving.bench import bench
 
 __version__ = "0.1.0"
-__all__ = ["Budget", "Project", "export", "frontier", "init", "load", "load_project", "profile", "prune", "run", "validate"]
+__all__ = [
+    "Budget", "Project", "bench", "check_repository", "export", "frontier", "init", "load", "load_project", "profile",
+    "prune", "rollback", "run", "validate",
+]  # fmt: skip
 
 _HOMES = {
     "Budget": "budget",
     "Project": "config",
+    "bench": "serving.bench",
+    "check_repository": "repository.check",
     "export": "exporting.stage",
     "frontier": "frontiers.stage",
     "init": "initialise",
@@ -32,6 +40,7 @@ _HOMES = {
     "load_project": "config",
     "profile": "profiling.stage",
     "prune": "pruning.stage",
+    "rollback": "repository.versions",
     "run": "closed_loop",
     "validate": "exporting.recheck",
 }

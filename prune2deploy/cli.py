@@ -313,7 +313,7 @@ def _print_stages(record: "PrunedRecord") -> None:
 
 
 def _print_report(report: "Report", repository: Path, as_json: bool) -> None:
-    from prune2deploy.exporting.repository import versions_of
+    from prune2deploy.repository.versions import versions_of
 
     entry = repository / report.name
     version = versions_of(entry)[-1]

@@ -24,7 +24,7 @@ def repository_check(
     as_json: Json = False,
 ) -> None:
     """Check every entry: files, hashes, versions, configurations, and how ensembles join them."""
-    from prune2deploy.exporting.repository_check import check_repository
+    from prune2deploy.repository.check import check_repository
 
     entries = check_repository(repository)
     if as_json:
@@ -45,7 +45,7 @@ def repository_rollback(
     entry: Annotated[Path, typer.Argument(help="The entry, such as model_repository/topics.")], as_json: Json = False
 ) -> None:
     """Serve again what was served before, as a new version; once more goes one version further back."""
-    from prune2deploy.exporting.repository import rollback
+    from prune2deploy.repository.versions import rollback
 
     source, number = rollback(entry)
     if as_json:
@@ -75,13 +75,14 @@ def client(
         if image:
             sent, found = [str(path) for path in image], connection.classify_images(model, image)
         else:
-            sent = texts or [line.rstrip("\n") for line in sys.stdin]
+            sent = texts or ([] if sys.stdin.isatty() else [line.rstrip("\n") for line in sys.stdin])
             if not sent:
-                raise InputError("nothing to send: give texts, or --image")
+                raise InputError("nothing to send: give texts, or --image, or texts on stdin, one a line")
             found = connection.classify(model, sent, pair)
     if as_json:
         rows = zip(sent, found, strict=True)
-        print_json([{"input": given, **dataclasses.asdict(each)} for given, each in rows])
+        predictions = [{"input": given, **dataclasses.asdict(each)} for given, each in rows]
+        print_json({"model": model, "predictions": predictions})
         return
     for given, each in zip(sent, found, strict=True):
         typer.echo(f"{each.label}\t{each.score:.3f}\t{given}")

@@ -6,9 +6,7 @@ from pathlib import Path
 from prune2deploy.budget import Budget, refuse_silly_loss
 from prune2deploy.config import Project
 from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError, LossExceededError
-from prune2deploy.exporting.manifest import entry_name
-from prune2deploy.exporting.repository import refuse_unusable
-from prune2deploy.exporting.stage import export
+from prune2deploy.exporting.stage import export, refuse_other
 from prune2deploy.models.checkpoint import load_config, read_pruned_record, resolve_model
 from prune2deploy.models.registry import family_of
 from prune2deploy.profiling.stage import profile
@@ -19,6 +17,7 @@ from prune2deploy.pruning.fit import AIM
 from prune2deploy.pruning.registry import DEFAULT_METHOD
 from prune2deploy.pruning.shelf import Shelf
 from prune2deploy.pruning.workbench import Workbench
+from prune2deploy.repository.manifest import entry_name
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.team import refuse_team
 from prune2deploy.validation.record import Report
@@ -46,7 +45,7 @@ def run(
     if budget is not None and budget.kind == "flops":
         raise InputError("run promises a measured latency: give --latency-ms or --speedup (prune takes --flops)")
     name = entry_name(name, project)
-    refuse_unusable(repository, name)
+    refuse_other(repository, name, project)
     workbench = Workbench(project, method, progress=progress)  # data that cannot be used is said before measuring
     ensure_table(project, progress)
     shelf = Shelf(workbench)

@@ -5,11 +5,11 @@ import onnx
 from onnx import TensorProto, helper
 
 from prune2deploy.config import ServingSettings
-from prune2deploy.exporting.manifest import MANIFEST_FILE, Manifest, own_files, shared_files
 from prune2deploy.exporting.parts import serve_python
-from prune2deploy.exporting.repository import LABELS_FILE, adopt, publish, staging, versions_of
-from prune2deploy.exporting.triton import model_config, tensor_specs, write_config, write_warmup
 from prune2deploy.files import write_arrays, write_record
+from prune2deploy.repository.manifest import MANIFEST_FILE, Manifest, own_files, shared_files
+from prune2deploy.repository.triton import model_config, tensor_specs, write_config, write_warmup
+from prune2deploy.repository.versions import LABELS_FILE, adopt, publish, staging, versions_of
 
 LABELS = ("art", "sport", "war")
 WEIGHTS = np.array([[1.0, -0.5, 0.25]], np.float32)

@@ -83,7 +83,8 @@ def test_importing_the_package_costs_nothing():
     assert {name for name in imported if name.startswith("prune2deploy.")} == set()
 
 
-@pytest.mark.parametrize("name", ["init", "profile", "prune", "frontier", "export", "validate", "run", "load"])
+@pytest.mark.parametrize("name", ["init", "profile", "prune", "frontier", "export", "validate", "run", "load",
+                                  "check_repository", "rollback", "bench"])  # fmt: skip
 def test_every_verb_is_a_function(name):
     function = getattr(prune2deploy, name)
     assert inspect.isfunction(function)

@@ -17,10 +17,10 @@ import numpy as np
 
 from prune2deploy.config import Project
 from prune2deploy.errors import InputError
-from prune2deploy.exporting.manifest import PART_FILE, PartManifest, Role, own_files, read_sealed, shared_files
-from prune2deploy.exporting.repository import LABELS_FILE, located, publish, versions_of
-from prune2deploy.exporting.triton import TensorSpec, ensemble_config, step_config, write_config
 from prune2deploy.files import write_record, write_text
+from prune2deploy.repository.manifest import PART_FILE, PartManifest, Role, own_files, read_sealed, shared_files
+from prune2deploy.repository.triton import TensorSpec, ensemble_config, step_config, write_config
+from prune2deploy.repository.versions import LABELS_FILE, located, publish, versions_of
 from prune2deploy.tasks.base import Arrays, Task
 from prune2deploy.validation.assess import TOLERANCES, equality_check
 from prune2deploy.validation.record import Check

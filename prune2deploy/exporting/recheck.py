@@ -7,16 +7,16 @@ import numpy as np
 
 from prune2deploy.config import Project, Target
 from prune2deploy.errors import InputError, UnstableMeasurementError
-from prune2deploy.exporting.manifest import MANIFEST_FILE, REFERENCE_FILE, Manifest, read_manifest, seal_problems
-from prune2deploy.exporting.references import References, read_references
-from prune2deploy.exporting.repository import located
-from prune2deploy.exporting.repository_check import part_checks
 from prune2deploy.exporting.stage import entry_check
-from prune2deploy.exporting.triton import BACKENDS
 from prune2deploy.files import Record
 from prune2deploy.models.checkpoint import digest_of_model, load_dense, resolve_model
 from prune2deploy.models.onnx_model import dense_onnx
 from prune2deploy.progress import Progress
+from prune2deploy.repository.check import part_checks
+from prune2deploy.repository.manifest import MANIFEST_FILE, REFERENCE_FILE, Manifest, read_manifest, seal_problems
+from prune2deploy.repository.references import References, read_references
+from prune2deploy.repository.triton import BACKENDS
+from prune2deploy.repository.versions import located
 from prune2deploy.runtimes.base import Engine, Shapes
 from prune2deploy.runtimes.ort import OnnxRuntime
 from prune2deploy.runtimes.registry import runtime_for

@@ -11,21 +11,8 @@ from prune2deploy.budget import Budget, refuse_silly_loss
 from prune2deploy.config import Project, Target
 from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError, LossExceededError, UnstableMeasurementError
 from prune2deploy.exporting.fuse import GAIN, fuse
-from prune2deploy.exporting.manifest import MANIFEST_FILE, Manifest, entry_name, own_files, shared_files
-from prune2deploy.exporting.parts import publish_parts, raw_check, refuse_other_parts, serve_python, write_parts
-from prune2deploy.exporting.references import read_references, write_references
+from prune2deploy.exporting.parts import part_names, publish_parts, raw_check, refuse_other_parts, serve_python, write_parts
 from prune2deploy.exporting.releases import release_named, server_check
-from prune2deploy.exporting.repository import LABELS_FILE, adopt, located, publish, refuse_unusable, staging, versions_of
-from prune2deploy.exporting.repository_check import part_checks
-from prune2deploy.exporting.triton import (
-    BACKENDS,
-    Backend,
-    model_config,
-    tensor_specs,
-    write_config,
-    write_warmup,
-)
-from prune2deploy.exporting.triton_check import check_entry
 from prune2deploy.files import sha256_of, write_record, write_text
 from prune2deploy.models.checkpoint import (
     PrunedRecord,
@@ -39,6 +26,19 @@ from prune2deploy.models.checkpoint import (
 from prune2deploy.models.onnx_model import dense_onnx, export_onnx
 from prune2deploy.profiling.table import LatencyTable, read_table
 from prune2deploy.progress import Progress
+from prune2deploy.repository.check import part_checks
+from prune2deploy.repository.manifest import MANIFEST_FILE, Manifest, entry_name, own_files, read_manifest, shared_files
+from prune2deploy.repository.references import read_references, write_references
+from prune2deploy.repository.triton import (
+    BACKENDS,
+    Backend,
+    model_config,
+    tensor_specs,
+    write_config,
+    write_warmup,
+)
+from prune2deploy.repository.triton_check import check_entry
+from prune2deploy.repository.versions import LABELS_FILE, adopt, located, publish, refuse_unusable, staging, versions_of
 from prune2deploy.runtimes.base import Arrays, Runtime, Shapes
 from prune2deploy.runtimes.ort import OnnxRuntime
 from prune2deploy.runtimes.registry import runtime_for
@@ -69,7 +69,7 @@ def export(
     progress = progress or Progress()
     start = time.monotonic()
     name = entry_name(name, project)
-    refuse_unusable(repository, name)
+    refuse_other(repository, name, project)
     record = read_pruned_record(pruned)
     if project.target.triton is not None:
         release_named(project.target.triton)
@@ -79,46 +79,31 @@ def export(
     dense, small = load_dense(directory), load(pruned)
     task = task_of(project, directory, dense.config)
     runtime = runtime_for(project.target, Shapes(project.workload, task.axis_limits()), project.state)
-    backend = BACKENDS[project.backend]
     project.state.mkdir(parents=True, exist_ok=True)
-
     with tempfile.TemporaryDirectory(dir=project.state) as scratch, staging(repository, name) as stage:
         entry, staged = repository / name, stage / name
         version = staged / str(max(versions_of(entry), default=0) + 1)
         version.mkdir(parents=True)
-        onnx_file = Path(scratch) / "model.onnx"
+        evaluation = task.evaluation()
+        onnx_file, backend = Path(scratch) / "model.onnx", BACKENDS[project.backend]
         with progress.track("exporting", 2) as advance:
             dense_file = dense_onnx(dense, task, project.state / "dense", record.provenance.source_sha256)
             advance()
             export_onnx(small, task, onnx_file)
             advance()
-        evaluation = task.evaluation()
         dense_file, fused = take_fused(dense_file, onnx_file, runtime, project, task, evaluation, progress)
         compile_into(version, backend, runtime, onnx_file, progress)
         subject = Subject(
             project=project, task=task, record=record, budget=budget or record.provenance.budget, dense=dense,
             pruned=small, dense_onnx=dense_file, pruned_onnx=onnx_file, artifact=version / backend.model, fused=fused,
-            table=table_of(project, record),
-            max_loss=max_loss, name=name,
+            table=table_of(project, record), max_loss=max_loss, name=name,
         )  # fmt: skip
-        workload = workload_of(project, task, evaluation)
-        write_references(version, task, evaluation, torch_run(small), workload)
-        max_batch = max([SMALLEST_MAX_BATCH, *(point.batch for point in project.workload)])
-        write_entry(staged, version, name, project, task, runtime, workload[0][1], max_batch)
-        for file in processor_files(directory):
-            (version / "processor").mkdir(exist_ok=True)
-            shutil.copyfile(file, version / "processor" / file.name)
+        write_beside(subject, staged, version, runtime, evaluation)
         if entry.exists():
             adopt(entry, staged)
-        parts, further = parts_of(stage, name, project, task, version, backend, max_batch)
+        parts = parts_of(subject, stage, version, repository)
         refuse_other_parts(parts, repository)
-        report = assess(subject, runtime, wall_seconds(record, subject.table, start), progress)
-        further += [onnx_check(version / backend.graph), entry_check(staged, version.name, name)]
-        for check in [*further, *server_checks(project, runtime)]:
-            report = with_check(report, check)
-        write_record(version / "report.json", report)
-        write_text(version / "report.html", render(report))
-        write_record(version / MANIFEST_FILE, manifest_of(report, subject, staged, max_batch))
+        report = judge(subject, runtime, staged, version, parts, wall_seconds(record, subject.table, start), progress)
         if report.verdict == "failed" and not force:
             kept = project.state / "rejected" / f"{name}.html"
             write_text(kept, render(report))
@@ -129,17 +114,65 @@ def export(
     return report
 
 
-def parts_of(
-    stage: Path, name: str, project: Project, task: Task, version: Path, backend: Backend, max_batch_size: int
-) -> tuple[list[Path], list[Check]]:
-    """The entries around the model that the project asks for, made in `stage`, and whether they fit the model."""
-    if not project.serving.with_tokenizer:
-        return [], []
-    inputs, outputs = tensor_specs(version / backend.graph)
-    parts = write_parts(stage, name, project, task, inputs, outputs[0], max_batch_size)
-    references = read_references(version, len(project.workload))
-    graph = OnnxRuntime(Target()).load(version / backend.graph)
-    return parts, [raw_check(parts[0], task, graph, references.outputs), *part_checks(stage / name)]
+def refuse_other(repository: Path, name: str, project: Project) -> None:
+    """Raise InputError, before any work is done, where `repository` cannot take a version of `name` from `project`."""
+    refuse_unusable(repository, name)
+    entry = repository / name
+    if not entry.exists():
+        return
+    there = read_manifest(entry / located(entry)[1])
+    asked = {"task": project.task, "backend": project.backend, "largest batch": max_batch_size(project)}
+    found = {"task": there.task, "backend": there.backend, "largest batch": there.max_batch_size}
+    if differ := next((key for key in asked if asked[key] != found[key]), None):
+        raise InputError(
+            f"{entry} is served with another {differ} ({found[differ]}, here {asked[differ]}), and its versions share it: "
+            "export under another --name"
+        )
+
+
+def write_beside(subject: Subject, staged: Path, version: Path, runtime: Runtime, evaluation: Samples) -> None:
+    """Write all that a server and a person want beside the model: references, configuration, tokenizer or processor."""
+    task = subject.task
+    workload = workload_of(subject.project, task, evaluation)
+    write_references(version, task, evaluation, torch_run(subject.pruned), workload)
+    write_entry(staged, version, subject, runtime, workload[0][1])
+    for file in processor_files(task.model_dir):
+        (version / "processor").mkdir(exist_ok=True)
+        shutil.copyfile(file, version / "processor" / file.name)
+
+
+def parts_of(subject: Subject, stage: Path, version: Path, repository: Path) -> list[Path]:
+    """The entries around the model, made in `stage`, where the project asks for them or `repository` has them."""
+    project, task, name = subject.project, subject.task, subject.name
+    there = any((repository / part).exists() for part in part_names(name, task).values())
+    if not (project.serving.with_tokenizer or there):
+        return []
+    inputs, outputs = tensor_specs(version / BACKENDS[project.backend].graph)
+    return write_parts(stage, name, project, task, inputs, outputs[0], max_batch_size(project))
+
+
+def judge(
+    subject: Subject, runtime: Runtime, staged: Path, version: Path, parts: list[Path], seconds: dict[str, float],
+    progress: Progress,
+) -> Report:
+    """Check everything, and write the report and the manifest, which end the making of the version."""
+    graph = version / BACKENDS[subject.project.backend].graph
+    report = assess(subject, runtime, seconds, progress)
+    checks = [onnx_check(graph), entry_check(staged, version.name, subject.name)]
+    if parts:
+        wanted = read_references(version, len(subject.project.workload)).outputs
+        checks += [raw_check(parts[0], subject.task, OnnxRuntime(Target()).load(graph), wanted), *part_checks(staged)]
+    for check in [*checks, *server_checks(subject.project, runtime)]:
+        report = with_check(report, check)
+    write_record(version / "report.json", report)
+    write_text(version / "report.html", render(report))
+    write_record(version / MANIFEST_FILE, manifest_of(report, subject, staged))
+    return report
+
+
+def max_batch_size(project: Project) -> int:
+    """The largest batch that a server may make."""
+    return max([SMALLEST_MAX_BATCH, *(point.batch for point in project.workload)])
 
 
 def compile_into(version: Path, backend: Backend, runtime: Runtime, onnx_file: Path, progress: Progress) -> None:
@@ -206,18 +239,16 @@ def table_of(project: Project, record: PrunedRecord) -> LatencyTable | None:
     return None
 
 
-def write_entry(
-    entry: Path, version: Path, name: str, project: Project, task: Task, runtime: Runtime, warmup: Arrays,
-    max_batch_size: int,
-) -> None:
+def write_entry(entry: Path, version: Path, subject: Subject, runtime: Runtime, warmup: Arrays) -> None:
     """Write what a Triton server reads beside the model: labels, warm-up samples, configuration, python."""
-    if labels := task.label_names():
+    project = subject.project
+    if labels := subject.task.label_names():
         write_text(entry / LABELS_FILE, "".join(f"{label}\n" for label in labels))
     if project.backend == "python":
         serve_python(version, "onnx_model", ["numpy", ORT_PACKAGES[project.target.device]])
     inputs, outputs = tensor_specs(version / BACKENDS[project.backend].graph)
     config = model_config(
-        name, inputs, outputs, max_batch_size=max_batch_size, threads=runtime.describe().threads,
+        subject.name, inputs, outputs, max_batch_size=max_batch_size(project), threads=runtime.describe().threads,
         backend=project.backend, serving=project.serving, device=runtime.device().kind,
         labels_file=LABELS_FILE if labels else None, warmups=[write_warmup(entry, "workload", warmup)],
     )  # fmt: skip
@@ -256,7 +287,7 @@ def wall_seconds(record: PrunedRecord, table: LatencyTable | None, start: float)
     return {**seconds, "export": round(time.monotonic() - start, 1)}
 
 
-def manifest_of(report: Report, subject: Subject, entry: Path, max_batch_size: int) -> Manifest:
+def manifest_of(report: Report, subject: Subject, entry: Path) -> Manifest:
     """The manifest of the version in `entry` whose other files are all written."""
     provenance = subject.record.provenance
     return Manifest(
@@ -265,7 +296,7 @@ def manifest_of(report: Report, subject: Subject, entry: Path, max_batch_size: i
         weights_sha256=subject.record.weights_sha256, table_sha256=provenance.table_sha256,
         device=report.device, runtime=report.runtime,
         target=subject.project.target.model_copy(update={"threads": report.runtime.threads}),
-        workload=subject.project.workload, max_batch_size=max_batch_size, method=report.method,
+        workload=subject.project.workload, max_batch_size=max_batch_size(subject.project), method=report.method,
         budget=report.budget, limit_ms=report.limit_ms, dense_ms=report.latency_dense.ms,
         measured_ms=report.latency_pruned.ms, speedup=report.speedup,
         metric_dense=report.metric_dense, metric_pruned=report.metric_pruned, checks=report.checks,

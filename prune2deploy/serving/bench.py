@@ -7,15 +7,16 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from prune2deploy.errors import InputError
-from prune2deploy.exporting.manifest import PartManifest, read_manifest, read_sealed
-from prune2deploy.exporting.references import read_references
-from prune2deploy.exporting.repository import located
 from prune2deploy.files import Record
 from prune2deploy.progress import Progress
+from prune2deploy.repository.manifest import PartManifest, read_manifest, read_sealed
+from prune2deploy.repository.references import read_references
+from prune2deploy.repository.versions import located
 from prune2deploy.serving.client import Client, strings
 from prune2deploy.tasks.base import Arrays
 
@@ -123,28 +124,34 @@ def bench(
     with Client(url) as client:
         if not client.ready(model):
             raise InputError(f"{url}: no answer for {model!r}: is the server running, and the model loaded?")
-        _drive(url, model, requests, tolerance, min(workers, 4), _no_dues, WARM_UP)
+        drive(url, model, requests, tolerance, min(workers, 4), _no_dues, WARM_UP)
         before = client.statistics(name)
         with progress.track("under load", 1) as advance:
             start = time.perf_counter()
             due = _no_dues if rate is None else poisson(rate, seed)
-            tallies = _drive(url, model, requests, tolerance, workers, due, seconds)
+            tallies = drive(url, model, requests, tolerance, workers, due, seconds)
             wall = time.perf_counter() - start
             advance()
-        after = client.statistics(name)
-    spans = [1e3 * span for tally in tallies for span in tally.spans]
+        samples, executions = (now - then for now, then in zip(client.statistics(name), before, strict=True))
+    return BenchResult(
+        url=url, model=model, concurrency=workers, rate=rate, seconds=round(wall, 3), tolerance=tolerance,
+        executed_samples=samples, executions=executions, **summed(tallies, wall),
+    ), [1e3 * span for tally in tallies for span in tally.spans]  # fmt: skip
+
+
+def summed(tallies: list[Tally], wall: float) -> dict[str, Any]:
+    """What all workers saw in `wall` seconds, as fields of BenchResult."""
+    spans = np.array([1e3 * span for tally in tallies for span in tally.spans])
     errors = sum((tally.errors for tally in tallies), Counter())
     samples = sum(tally.samples for tally in tallies)
-    p50, p90, p95, p99 = (float(np.percentile(spans, q)) if spans else None for q in (50, 90, 95, 99))
-    return BenchResult(
-        url=url, model=model, concurrency=workers, rate=rate, seconds=round(wall, 3), requests=len(spans),
-        samples=samples, failed=sum(errors.values()), wrong=sum(tally.wrong for tally in tallies), errors=dict(errors),
-        requests_per_second=len(spans) / wall, samples_per_second=samples / wall,
-        mean_ms=float(np.mean(spans)) if spans else None, p50_ms=p50, p90_ms=p90, p95_ms=p95,
-        p99_ms=p99 if len(spans) >= LEAST_FOR_P99 else None,
-        largest_difference=max(tally.largest for tally in tallies), tolerance=tolerance,
-        executed_samples=after[0] - before[0], executions=after[1] - before[1],
-    ), spans  # fmt: skip
+    least = {50: 1, 90: 1, 95: 1, 99: LEAST_FOR_P99}
+    return {
+        "requests": len(spans), "samples": samples, "failed": sum(errors.values()), "errors": dict(errors),
+        "wrong": sum(tally.wrong for tally in tallies), "largest_difference": max(tally.largest for tally in tallies),
+        "requests_per_second": len(spans) / wall, "samples_per_second": samples / wall,
+        "mean_ms": float(spans.mean()) if len(spans) else None,
+        **{f"p{q}_ms": float(np.percentile(spans, q)) if len(spans) >= count else None for q, count in least.items()},
+    }  # fmt: skip
 
 
 def requests_for(entry: Path) -> tuple[str, list[Request], float]:
@@ -190,7 +197,7 @@ def _no_dues() -> float | None:
     return None
 
 
-def _drive(
+def drive(
     url: str, model: str, requests: list[Request], tolerance: float, workers: int, due: Callable[[], float | None],
     seconds: float,
 ) -> list[Tally]:

@@ -14,8 +14,8 @@ from prune2deploy.errors import InputError
 from prune2deploy.exporting import parts
 from prune2deploy.exporting.parts import REQUIREMENTS_FILE
 from prune2deploy.exporting.parts import SERVED as SERVED_FILES
-from prune2deploy.exporting.repository import versions_of
-from prune2deploy.exporting.repository_check import check_repository
+from prune2deploy.repository.check import check_repository
+from prune2deploy.repository.versions import versions_of
 from prune2deploy.serving.served import image, text
 from prune2deploy.tasks.text_classification import padded_lengths
 
@@ -158,7 +158,10 @@ def test_a_step_that_was_made_otherwise_is_not_replaced(served):
     before = files_in(work / "model_repository")
     text = (work / "prune2deploy.toml").read_text()
     (work / "prune2deploy.toml").write_text(text.replace("[data]", "[data]\nmax_length = 20"))
-    refused(cli("export", *SERVED[:-1]), "topics_preprocess is there and does something else: export under another --name")
+    needle = "topics_preprocess is there and does something else: export under another --name"
+    refused(cli("export", *SERVED[:-1]), needle)
+    # without its tokenizer either: the ensemble that is there would give the new version the wrong tokens
+    refused(cli("export", "--serve", "python", "--name", "topics"), needle)
     assert files_in(work / "model_repository") == before
 
 
@@ -208,6 +211,17 @@ def test_dense_model_stands_beside_the_pruned_one(served):
     assert not [check for check in dense["checks"] if check["name"].startswith("budget")]
     assert answer(cli("validate", "model_repository/topics_dense", "--json"))["passed"] is True
     refused(cli("export", "--dense", "--pick", "2x"), "give one of --pruned, --pick and --dense")
+
+
+@pytest.mark.parametrize(
+    ("options", "differ"),
+    [(["--serve", "onnxruntime"], "backend (python, here onnxruntime)"), (["--batch", 64], "largest batch (8, here 64)")],
+)
+def test_another_way_of_serving_is_refused_before_any_work(served, options, differ, monkeypatch):
+    asked = ["export", *SERVED[:-1], *options]
+    monkeypatch.setattr("prune2deploy.exporting.stage.load_dense", lambda directory: pytest.fail("work was done"))
+    refused(cli(*asked), f"model_repository/topics is served with another {differ}", "--name")
+    refused(cli("run", "--speedup", 1.5, *SERVED[:-1], *options), f"is served with another {differ}")
 
 
 @pytest.mark.parametrize(

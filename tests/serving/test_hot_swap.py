@@ -15,8 +15,8 @@ import pytest
 import tritonserver
 from packages import ragged
 
-from prune2deploy.exporting.repository import rollback, versions_of
-from prune2deploy.exporting.repository_check import check_repository
+from prune2deploy.repository.check import check_repository
+from prune2deploy.repository.versions import GRACE, rollback, versions_of
 from prune2deploy.serving import Client
 
 pytest_plugins = ("made", "served")
@@ -109,7 +109,7 @@ RELEASES = """
 import sys
 from pathlib import Path
 import packages
-from prune2deploy.exporting.repository import GRACE
+from prune2deploy.repository.versions import GRACE, GRACE
 while True:
     packages.release(Path(sys.argv[1]), "sums", keep=0, grace=GRACE)
     print("released", flush=True)
@@ -171,7 +171,7 @@ def test_exporters_killed_at_random_moments_under_load(polling, tmp_path):
             time.sleep(moments.uniform(0, 0.4))
             process.send_signal(signal.SIGKILL)
             process.wait()
-        until_served(load, packages.release(repository, "sums", keep=1))
+        until_served(load, packages.release(repository, "sums", keep=1, grace=GRACE))
     assert load.wrong == []
     assert load.answered > 100
     assert polling.alive()

@@ -9,7 +9,9 @@ import tritonserver
 from packages import ragged
 from steady import answer, cli, refused
 from tiny import loaded_task
+from typer.testing import CliRunner
 
+from prune2deploy.cli import app
 from prune2deploy.errors import InputError
 from prune2deploy.models.checkpoint import load
 from prune2deploy.serving import Client
@@ -180,12 +182,15 @@ def test_client_prints_labels(server, exported, bert_made, vit_made):
     assert [line[2] for line in lines] == ["won the goal", "the king fought"]
     assert {line[0] for line in lines} <= {"art", "sport", "war"}
     said = answer(cli("client", server.grpc_url, "topics_text", "won the goal", "--json"))
-    assert said[0]["label"] == lines[0][0]
+    assert said["predictions"][0]["label"] == lines[0][0]
+    piped = CliRunner().invoke(app, ["client", server.url, "topics_text"], input="won the goal\n\nthe king fought\n")
+    assert [line.split("\t")[2] for line in piped.stdout.splitlines()] == ["won the goal", "", "the king fought"]
+    refused(cli("client", server.url, "topics_text"), "nothing to send")
     _, task = loaded_task(exported.projects["pictures"])
     image = next((vit_made.project.resolve(vit_made.project.data.path) / "validation").glob("*.png"))
-    [found] = answer(cli("client", server.url, "pictures_image", "--image", image, "--json"))
+    [found] = answer(cli("client", server.url, "pictures_image", "--image", image, "--json"))["predictions"]
     assert found["label"] in task.label_names()
-    [found] = answer(cli("client", server.url, "pairs_text", "won", "--pair", "lost", "--json"))
+    [found] = answer(cli("client", server.url, "pairs_text", "won", "--pair", "lost", "--json"))["predictions"]
     assert found["input"] == "won"
 
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from prune2deploy.config import WorkloadPoint
 from prune2deploy.errors import InputError
-from prune2deploy.exporting.manifest import REFERENCE_FILE
 from prune2deploy.files import read_arrays, write_arrays
+from prune2deploy.repository.manifest import REFERENCE_FILE
 from prune2deploy.runtimes.base import Arrays
 from prune2deploy.tasks.base import Samples, Task
 from prune2deploy.tasks.predict import Run

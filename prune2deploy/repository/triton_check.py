@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prune2deploy.errors import CheckFailedError, InputError
-from prune2deploy.exporting.triton import (
+from prune2deploy.repository.triton import (
     BACKENDS,
     CONFIG_FILE,
     TRITON_TYPES,

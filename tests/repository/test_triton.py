@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from prune2deploy.config import ServingSettings
 from prune2deploy.errors import CheckFailedError, InputError, MissingPackageError
-from prune2deploy.exporting.triton import (
+from prune2deploy.repository.triton import (
     TensorSpec,
     ensemble_config,
     model_config,
@@ -18,7 +18,7 @@ from prune2deploy.exporting.triton import (
     write_config,
     write_warmup,
 )
-from prune2deploy.exporting.triton_check import check_entry
+from prune2deploy.repository.triton_check import check_entry
 
 pytest.importorskip("tritonclient.grpc")
 from tritonclient.grpc import model_config_pb2 as schema

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune2deploy.errors import InputError
-from prune2deploy.exporting.manifest import Manifest, PartManifest, read_sealed, seal_problems
-from prune2deploy.exporting.repository import versions_of
-from prune2deploy.exporting.triton import CONFIG_FILE, TensorSpec, parse_config
-from prune2deploy.exporting.triton_check import check_entry, frame_problems, spec_of_message
 from prune2deploy.files import Record
+from prune2deploy.repository.manifest import Manifest, PartManifest, read_sealed, seal_problems
+from prune2deploy.repository.triton import CONFIG_FILE, TensorSpec, parse_config
+from prune2deploy.repository.triton_check import check_entry, frame_problems, spec_of_message
+from prune2deploy.repository.versions import versions_of
 from prune2deploy.validation.record import Check
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prune2deploy.errors import InputError
-from prune2deploy.exporting.manifest import MANIFEST_FILE, PART_FILE, Manifest, read_manifest, read_sealed, seal_problems
-from prune2deploy.exporting.triton import CONFIG_FILE, WARMUP_DIRECTORY
 from prune2deploy.files import write_record
+from prune2deploy.repository.manifest import MANIFEST_FILE, PART_FILE, Manifest, read_manifest, read_sealed, seal_problems
+from prune2deploy.repository.triton import CONFIG_FILE, WARMUP_DIRECTORY
 
 LABELS_FILE = "labels.txt"
 # A server may still be loading a version that was superseded a moment ago; when that is taken away, the python backend of

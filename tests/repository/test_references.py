@@ -3,7 +3,7 @@ import pytest
 
 from prune2deploy.config import WorkloadPoint
 from prune2deploy.errors import InputError
-from prune2deploy.exporting.references import REFERENCES, read_references, write_references
+from prune2deploy.repository.references import REFERENCES, read_references, write_references
 from prune2deploy.tasks.predict import torch_run
 
 

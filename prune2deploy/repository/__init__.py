@@ -1,0 +1,1 @@
+"""A Triton model repository: what lies in it, how it is written, changed and checked."""
