@@ -80,8 +80,8 @@ def when_quiet(work: Callable[[], dict]) -> dict:
     return work()
 
 
-def measure(project: Project, method: str, seed: int, shares: list[float], work: Path) -> list[dict]:
-    """The cells of one method and seed; those in `work` already are read back."""
+def measure(project: Project, method: str, seed: int, shares: list[float], work: Path) -> None:
+    """Measure the cells of one method and seed that are not in `work` yet."""
     files = {share: work / f"{method}-{seed}-{share:g}.json" for share in shares}
     missing = [share for share, file in files.items() if not file.exists()]
     if missing:
@@ -102,13 +102,18 @@ def measure(project: Project, method: str, seed: int, shares: list[float], work:
                 files[share].write_text(json.dumps(found))
                 print(method, seed, share, {k: found.get(k) for k in ("measured_share", "score", "divergence", "error")},
                       file=sys.stderr)  # fmt: skip
-    return [json.loads(file.read_text()) for file in files.values()]
+
+
+def measured(methods: Sequence[str], seeds: Sequence[int], shares: Sequence[float], work: Path) -> list[dict]:
+    """The cells that `work` holds."""
+    files = [work / f"{method}-{seed}-{share:g}.json" for seed in seeds for method in methods for share in shares]
+    return [json.loads(file.read_text()) for file in files if file.exists()]
 
 
 def table(cells: list[dict], methods: list[str], shares: list[float]) -> list[str]:
     """Mean accuracy over seeds ± its standard error over seeds, and the measured share of the dense latency."""
-    lines = ["| method | " + " | ".join(f"{share:g}" for share in shares) + " | pruning, s | peak, GiB |",
-             "|---|" + "---|" * (len(shares) + 2)]  # fmt: skip
+    lines = ["| method | " + " | ".join(f"{share:g}" for share in shares) + " | seeds | pruning, s | peak, GiB |",
+             "|---|" + "---|" * (len(shares) + 3)]  # fmt: skip
     for method in methods:
         row = []
         for share in shares:
@@ -122,7 +127,8 @@ def table(cells: list[dict], methods: list[str], shares: list[float]) -> list[st
         own = [c for c in cells if c["method"] == method and "error" not in c]
         seconds = np.mean([c["calibration_seconds"] + c["step_seconds"] for c in own]) if own else float("nan")
         peak = max((c["peak_gib"] for c in own), default=float("nan"))
-        lines.append(f"| {method} | " + " | ".join(row) + f" | {seconds:.0f} | {peak:.2f} |")
+        row += [str(len({c["seed"] for c in own})), f"{seconds:.0f}", f"{peak:.2f}"]
+        lines.append(f"| {method} | " + " | ".join(row) + " |")
     return lines
 
 
@@ -167,11 +173,13 @@ def main() -> None:
     parser = project_parser(__doc__, SEEDS)
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--shares", nargs="+", type=float, default=list(SHARES))
+    parser.add_argument("--as-it-is", action="store_true", help="Measure nothing: show what WORK holds.")
     options, project = read_options(parser)
-    cells: list[dict] = []
-    for seed in options.seeds:
-        for method in options.methods:
-            cells += measure(project, method, seed, options.shares, options.work)
+    if not options.as_it_is:
+        for seed in options.seeds:
+            for method in options.methods:
+                measure(project, method, seed, options.shares, options.work)
+    cells = measured(options.methods, options.seeds, options.shares, options.work)
     (options.out / f"accuracy_latency-{options.name}.json").write_text(json.dumps(cells, indent=1) + "\n")
     lines = table(cells, options.methods, options.shares)
     (options.out / f"accuracy_latency-{options.name}.md").write_text("\n".join(lines) + "\n")

@@ -3,7 +3,6 @@ FROM nvcr.io/nvidia/tritonserver:26.07-py3
 
 # for the entries of --with-tokenizer, and for --serve python on a CPU: what their requirements.txt name
 RUN pip install --no-cache-dir numpy==2.4.6 onnxruntime==1.31.1 pillow==13.0.0 tokenizers==0.23.3
-ENV PYTHONDONTWRITEBYTECODE=1
 
 RUN useradd --create-home --uid 10001 triton
 USER triton

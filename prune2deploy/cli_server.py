@@ -35,6 +35,8 @@ def repository_check(
             typer.echo(f"{'FAILED' if entry.problems else 'passed'}  {entry.name} ({entry.kind}), versions: {versions}")
             for problem in entry.problems:
                 typer.echo(f"        {problem}")
+            if entry.unchecked:
+                typer.echo(f"        not checked: {len(entry.unchecked)} compiled python files that a server left")
     if any(entry.problems for entry in entries):
         raise typer.Exit(1)
 

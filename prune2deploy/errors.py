@@ -38,6 +38,12 @@ class UnreachableBudgetError(Prune2DeployError):
         )
 
 
+class StoppedError(Prune2DeployError):
+    """Ctrl-C in work that cannot go on where it was."""
+
+    exit_code = 130
+
+
 class UnstableMeasurementError(Prune2DeployError):
     """The machine is too noisy to measure on."""
 

@@ -6,10 +6,10 @@ from onnx import TensorProto, helper
 
 from prune2deploy.config import ServingSettings
 from prune2deploy.exporting.parts import serve_python
-from prune2deploy.files import write_arrays, write_record
-from prune2deploy.repository.manifest import MANIFEST_FILE, Manifest, own_files, shared_files
+from prune2deploy.files import write_arrays
+from prune2deploy.repository.manifest import Manifest, own_files, shared_files, write_sealed
 from prune2deploy.repository.triton import model_config, tensor_specs, write_config, write_warmup
-from prune2deploy.repository.versions import LABELS_FILE, adopt, publish, staging, versions_of
+from prune2deploy.repository.versions import LABELS_FILE, adopt, publish, refuse_unusable, staging, versions_of
 
 LABELS = ("art", "sport", "war")
 WEIGHTS = np.array([[1.0, -0.5, 0.25]], np.float32)
@@ -72,14 +72,15 @@ def write_staged(staged, version, bias, backend="python", **settings):
 def seal(staged, version):
     """Write the manifest of the version in `staged`."""
     manifest = Manifest.model_validate({
-        "name": staged.name, "created_at": "2026-01-01T00:00:00+00:00", "verdict": "passed", "task": "text-classification",
+        "name": staged.name, "version": version,
+        "created_at": "2026-01-01T00:00:00+00:00", "verdict": "passed", "task": "text-classification",
         "source": "models/tiny", "source_sha256": "0" * 64, "weights_sha256": "1" * 64, "device": DEVICE,
         "runtime": RUNTIME, "backend": "python", "target": {}, "workload": [{"batch": 2, "seq_len": 4}],
         "max_batch_size": 8, "method": "ours", "budget": {"kind": "speedup", "value": 2.0}, "dense_ms": 2.0,
         "measured_ms": 1.0, "speedup": 2.0, "metric_dense": SCORE, "metric_pruned": SCORE, "checks": [],
         "tolerance": 1e-4, "versions": {}, "files": own_files(staged / str(version)), "shared": shared_files(staged),
     })  # fmt: skip
-    write_record(staged / str(version) / MANIFEST_FILE, manifest)
+    write_sealed(manifest, staged / str(version))
 
 
 def release(repository, name, bias=None, keep=2, grace=0, **settings):
@@ -87,6 +88,7 @@ def release(repository, name, bias=None, keep=2, grace=0, **settings):
 
     Returns its version.
     """
+    refuse_unusable(repository, name)
     with staging(repository, name) as stage:
         version = max(versions_of(repository / name), default=0) + 1
         write_staged(stage / name, version, version if bias is None else bias, **settings)

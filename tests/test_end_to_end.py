@@ -17,6 +17,7 @@ from prune2deploy.errors import UnstableMeasurementError
 from prune2deploy.exporting import recheck
 from prune2deploy.models.checkpoint import load_dense, read_pruned_record
 from prune2deploy.pruning.workbench import Workbench
+from prune2deploy.repository.manifest import read_manifest, write_sealed
 from prune2deploy.tasks.registry import task_of
 from prune2deploy.validation import assess
 from prune2deploy.validation.record import Check, Report
@@ -158,9 +159,10 @@ def test_package_passes_its_own_validation(made, clock):
 
 def test_an_engine_that_scores_otherwise_than_at_export_does_not_validate(made, clock, tmp_path):
     package = shutil.copytree(made.package, tmp_path / made.package.name)
-    manifest = json.loads((package / "1" / "manifest.json").read_text())
-    manifest["metric_pruned"] |= {"value": manifest["metric_pruned"]["value"] - 30, "standard_error": 5}
-    (package / "1" / "manifest.json").write_text(json.dumps(manifest))
+    manifest = read_manifest(package / "1")
+    other = {"value": manifest.metric_pruned.value - 30, "standard_error": 5}
+    changed = manifest.model_copy(update={"metric_pruned": manifest.metric_pruned.model_copy(update=other)})
+    write_sealed(changed, package / "1")
     result = prune2deploy.validate(package, made.project)
     assert [check.name for check in result.checks if not check.passed] == ["task metric"]
 

@@ -86,6 +86,7 @@ def test_run_ends_in_a_plan_that_was_checked(project, bert_dir):
     assert onnx.TensorProto.FLOAT16 not in plain
     config = parse_config(package / "config.pbtxt")
     assert (config.platform, config.optimization.cuda.graphs) == ("tensorrt_plan", True)
+    assert list(config.instance_group[0].profile) == ["0", "1"], "one for the workload's point, one for the rest"
     manifest = json.loads((package / "1" / "manifest.json").read_text())
     assert manifest["target"]["runtime"] == "tensorrt"
     assert manifest["device"] == GPU.model_dump()

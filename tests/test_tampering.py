@@ -8,6 +8,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from steady import answer, cli, refused
 
+from prune2deploy.repository.manifest import read_manifest, write_sealed
+
 pytest_plugins = ("made",)
 
 
@@ -60,11 +62,20 @@ def test_other_weights_are_found_even_with_the_right_hashes(package, clock):
     bias = next(entry for entry in model.graph.initializer if entry.name.endswith("classifier.bias"))
     bias.CopyFrom(onnx.numpy_helper.from_array(np.ones(3, dtype=np.float32), bias.name))
     onnx.save(model, file)
-    manifest = json.loads((package / "1" / "manifest.json").read_text(encoding="utf-8"))
-    manifest["files"]["model.onnx"] = hashlib.sha256(file.read_bytes()).hexdigest()
-    (package / "1" / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    manifest = read_manifest(package / "1")
+    manifest.files["model.onnx"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    write_sealed(manifest, package / "1")
     found = answer(cli("validate", package, "--json"), code=1)
     assert [check["name"] for check in found["checks"] if not check["passed"]] == ["reference outputs"]
+
+
+def test_manifest_that_says_something_else_is_found(package, clock):
+    file = package / "1" / "manifest.json"
+    values = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**values, "measured_ms": values["measured_ms"] / 2}), encoding="utf-8")
+    result = cli("validate", package)
+    assert result.exit_code == 1
+    assert "the manifest of version 1 was changed" in result.stdout.splitlines()[0]
 
 
 def test_manifest_that_is_damaged(package):

@@ -89,7 +89,7 @@ class Server:
         self.url, self.grpc_url = f"127.0.0.1:{http}", f"grpc://127.0.0.1:{grpc}"
         environment = {
             **os.environ, "LD_LIBRARY_PATH": str(packages / "nvidia_pytriton.libs"), "PYTHONPATH": str(packages),
-            "PATH": f"{HOME / 'venv' / 'bin'}:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1",
+            "PATH": f"{HOME / 'venv' / 'bin'}:{os.environ['PATH']}",
         }  # fmt: skip
         with Path(self.log).open("w") as stream:
             self.process = subprocess.Popen(
@@ -122,6 +122,10 @@ class Server:
     def alive(self):
         """Whether the server still runs."""
         return self.process.poll() is None
+
+    def kill(self):
+        """End it at once, as a crash would."""
+        os.killpg(self.process.pid, signal.SIGKILL)
 
     def __exit__(self, *error):
         if self.alive():

@@ -17,8 +17,8 @@ import numpy as np
 
 from prune2deploy.config import Project
 from prune2deploy.errors import InputError
-from prune2deploy.files import write_record, write_text
-from prune2deploy.repository.manifest import PART_FILE, PartManifest, Role, own_files, read_sealed, shared_files
+from prune2deploy.files import write_text
+from prune2deploy.repository.manifest import PartManifest, Role, own_files, read_sealed, shared_files, write_sealed
 from prune2deploy.repository.triton import TensorSpec, ensemble_config, step_config, write_config
 from prune2deploy.repository.versions import LABELS_FILE, located, publish, versions_of
 from prune2deploy.tasks.base import Arrays, Task
@@ -93,10 +93,10 @@ def _version_in(entry: Path) -> Path:
 def _seal(entry: Path, model: str, role: Role, requirements: list[str]) -> None:
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     part = PartManifest(
-        name=entry.name, created_at=now, files=own_files(entry / "1"), shared=shared_files(entry), model=model, role=role,
-        requirements=requirements,
+        name=entry.name, version=1, created_at=now, files=own_files(entry / "1"), shared=shared_files(entry), model=model,
+        role=role, requirements=requirements,
     )  # fmt: skip
-    write_record(entry / "1" / PART_FILE, part)
+    write_sealed(part, entry / "1")
 
 
 def raw_check(preprocess: Path, task: Task, engine: Any, wanted: np.ndarray) -> Check:
@@ -139,7 +139,8 @@ def publish_parts(parts: Sequence[Path], repository: Path, keep: int) -> None:
             continue
         newest = versions_of(entry)[-1]
         if own_files(entry / str(newest)) != own_files(staged / "1"):  # of another version of prune2deploy
-            (staged / "1").rename(staged / str(newest + 1))
+            version = (staged / "1").rename(staged / str(newest + 1))
+            write_sealed(read_sealed(version).model_copy(update={"version": newest + 1}), version)
             publish(staged, entry, keep)
 
 

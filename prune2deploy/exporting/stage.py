@@ -1,7 +1,6 @@
 """The export stage: from a pruned model directory to a validated entry of a Triton model repository."""
 
 import shutil
-import tempfile
 import time
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from prune2deploy.models.onnx_model import dense_onnx, export_onnx
 from prune2deploy.profiling.table import LatencyTable, read_table
 from prune2deploy.progress import Progress
 from prune2deploy.repository.check import part_checks
-from prune2deploy.repository.manifest import MANIFEST_FILE, Manifest, entry_name, own_files, read_manifest, shared_files
+from prune2deploy.repository.manifest import Manifest, entry_name, own_files, read_manifest, shared_files, write_sealed
 from prune2deploy.repository.references import read_references, write_references
 from prune2deploy.repository.triton import (
     BACKENDS,
@@ -80,12 +79,12 @@ def export(
     task = task_of(project, directory, dense.config)
     runtime = runtime_for(project.target, Shapes(project.workload, task.axis_limits()), project.state)
     project.state.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=project.state) as scratch, staging(repository, name) as stage:
+    with staging(repository, name) as stage:
         entry, staged = repository / name, stage / name
         version = staged / str(max(versions_of(entry), default=0) + 1)
         version.mkdir(parents=True)
         evaluation = task.evaluation()
-        onnx_file, backend = Path(scratch) / "model.onnx", BACKENDS[project.backend]
+        onnx_file, backend = stage / "model.onnx", BACKENDS[project.backend]
         with progress.track("exporting", 2) as advance:
             dense_file = dense_onnx(dense, task, project.state / "dense", record.provenance.source_sha256)
             advance()
@@ -135,7 +134,7 @@ def write_beside(subject: Subject, staged: Path, version: Path, runtime: Runtime
     task = subject.task
     workload = workload_of(subject.project, task, evaluation)
     write_references(version, task, evaluation, torch_run(subject.pruned), workload)
-    write_entry(staged, version, subject, runtime, workload[0][1])
+    write_entry(staged, version, subject, runtime, [inputs for _, inputs in workload])
     for file in processor_files(task.model_dir):
         (version / "processor").mkdir(exist_ok=True)
         shutil.copyfile(file, version / "processor" / file.name)
@@ -166,7 +165,7 @@ def judge(
         report = with_check(report, check)
     write_record(version / "report.json", report)
     write_text(version / "report.html", render(report))
-    write_record(version / MANIFEST_FILE, manifest_of(report, subject, staged))
+    write_sealed(manifest_of(report, subject, staged), version)
     return report
 
 
@@ -239,7 +238,7 @@ def table_of(project: Project, record: PrunedRecord) -> LatencyTable | None:
     return None
 
 
-def write_entry(entry: Path, version: Path, subject: Subject, runtime: Runtime, warmup: Arrays) -> None:
+def write_entry(entry: Path, version: Path, subject: Subject, runtime: Runtime, workload: list[Arrays]) -> None:
     """Write what a Triton server reads beside the model: labels, warm-up samples, configuration, python."""
     project = subject.project
     if labels := subject.task.label_names():
@@ -250,7 +249,9 @@ def write_entry(entry: Path, version: Path, subject: Subject, runtime: Runtime, 
     config = model_config(
         subject.name, inputs, outputs, max_batch_size=max_batch_size(project), threads=runtime.describe().threads,
         backend=project.backend, serving=project.serving, device=runtime.device().kind,
-        labels_file=LABELS_FILE if labels else None, warmups=[write_warmup(entry, "workload", warmup)],
+        labels_file=LABELS_FILE if labels else None,
+        warmups=[write_warmup(entry, f"workload{index or ''}", inputs) for index, inputs in enumerate(workload)],
+        profiles=len(workload) + 1,  # one for each point and one for the rest (runtimes/trt.py)
     )  # fmt: skip
     write_config(entry, config)
 
@@ -291,8 +292,8 @@ def manifest_of(report: Report, subject: Subject, entry: Path) -> Manifest:
     """The manifest of the version in `entry` whose other files are all written."""
     provenance = subject.record.provenance
     return Manifest(
-        name=report.name, created_at=report.created_at, verdict=report.verdict, task=report.task,
-        source=report.source, source_sha256=provenance.source_sha256,
+        name=report.name, version=int(located(entry)[1]), created_at=report.created_at, verdict=report.verdict,
+        task=report.task, source=report.source, source_sha256=provenance.source_sha256,
         weights_sha256=subject.record.weights_sha256, table_sha256=provenance.table_sha256,
         device=report.device, runtime=report.runtime,
         target=subject.project.target.model_copy(update={"threads": report.runtime.threads}),

@@ -1,11 +1,11 @@
 """The check of a whole model repository: every entry, every version, and whether the ensembles fit what they join."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from prune2deploy.errors import InputError
 from prune2deploy.files import Record
-from prune2deploy.repository.manifest import Manifest, PartManifest, read_sealed, seal_problems
+from prune2deploy.repository.manifest import Manifest, PartManifest, Role, read_sealed, seal_problems
 from prune2deploy.repository.triton import CONFIG_FILE, TensorSpec, parse_config
 from prune2deploy.repository.triton_check import check_entry, frame_problems, spec_of_message
 from prune2deploy.repository.versions import versions_of
@@ -16,22 +16,35 @@ if TYPE_CHECKING:
 
 
 class EntryState(Record):
-    """One entry of a repository. `kind`: "model", or its role around one; `problems`: empty where nothing is wrong."""
+    """One entry of a repository. `kind`: "model", or its role around `model`; `problems`: empty where nothing is wrong.
+
+    `unchecked`: compiled python, which a server leaves where it may write, and nothing vouches for.
+    """
 
     name: str
     kind: str
+    model: str | None
     versions: list[int]
     problems: list[str]
+    unchecked: list[str]
 
 
 def check_repository(repository: Path) -> list[EntryState]:
     """What there is in `repository` and what is wrong with it; raises InputError where it is no repository."""
     if not repository.is_dir():
         raise InputError(f"{repository}: no such model repository; `prune2deploy export` makes one")
-    entries = sorted(path for path in repository.iterdir() if path.is_dir())
+    if versions_of(repository):
+        raise InputError(f"{repository} is an entry; give the repository, {repository.resolve().parent}")
+    entries = sorted(path for path in repository.resolve().iterdir() if path.is_dir())
     if not entries:
         raise InputError(f"{repository}: no models here")
-    return [check_one(entry) for entry in entries]
+    found = [check_one(entry) for entry in entries]
+    kinds = {model: {each.kind for each in found if each.model == model} for model in {each.model for each in found}}
+    for state in found:
+        if state.kind in get_args(Role):
+            missing = sorted({"model", *get_args(Role)} - kinds[state.model])
+            state.problems.extend(f"the {kind} entry of {state.model!r} is missing" for kind in missing)
+    return found
 
 
 def check_one(entry: Path) -> EntryState:
@@ -41,7 +54,7 @@ def check_one(entry: Path) -> EntryState:
     problems = [f"version directory {name!r}: a server passes over it" for name in numbers if name.startswith("0")]
     gaps = sorted(set(range(versions[0], versions[-1])) - set(versions)) if versions else []
     problems += [f"version {missing} is missing between {versions[0]} and {versions[-1]}" for missing in gaps]
-    kind = "unknown"
+    kind, model = "unknown", None
     if not versions:
         problems.append("no version directory here, so this is not a package of prune2deploy")
     for version in map(str, versions):
@@ -51,25 +64,28 @@ def check_one(entry: Path) -> EntryState:
         except InputError as error:
             problems.append(str(error))
             continue
-        kind = sealed.role if isinstance(sealed, PartManifest) else "model"
+        kind, model = (sealed.role, sealed.model) if isinstance(sealed, PartManifest) else ("model", sealed.name)
         if sealed.name != entry.name:
             problems.append(f"version {version} was made as {sealed.name!r}")
         found = check_entry(entry, version) if isinstance(sealed, Manifest) else part_problems(entry)
         problems += [problem for problem in found if problem not in problems]
         if isinstance(sealed, Manifest) and sealed.verdict != "passed":
             problems.append(f"version {version} was exported by force, with a failed check")
-    return EntryState(name=entry.name, kind=kind, versions=versions, problems=problems)
+    compiled = sorted(file.relative_to(entry).as_posix() for file in entry.rglob("__pycache__/*"))
+    return EntryState(
+        name=entry.name, kind=kind, model=model, versions=versions, problems=problems, unchecked=compiled
+    )
 
 
 def part_checks(entry: Path) -> list[Check]:
     """The check of each entry around the model in `entry`, in the same repository."""
     checks = []
-    for other in sorted(path for path in entry.absolute().parent.iterdir() if path.is_dir() and path != entry.absolute()):
+    for other in sorted(path for path in entry.resolve().parent.iterdir() if path.is_dir() and path != entry.resolve()):
         try:
             sealed = read_sealed(other / str(max(versions_of(other), default=0)))
         except InputError:
             continue  # not ours, or not whole: `repository check` tells of it
-        if isinstance(sealed, PartManifest) and sealed.model == entry.name:
+        if isinstance(sealed, PartManifest) and sealed.model == entry.resolve().name:
             problems = check_one(other).problems
             checks.append(Check(
                 name=f"{sealed.role} step {other.name}", passed=not problems,

@@ -4,6 +4,8 @@
 labels of its outputs.
 """
 
+import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Literal
@@ -13,13 +15,14 @@ from pydantic import Field, field_validator
 from prune2deploy.budget import Budget
 from prune2deploy.config import BackendName, Project, Target, WorkloadPoint
 from prune2deploy.errors import InputError
-from prune2deploy.files import Record, read_record, sha256_of
+from prune2deploy.files import Record, read_record, sha256_of, write_record
 from prune2deploy.runtimes.base import DeviceInfo, RuntimeInfo
 from prune2deploy.validation.record import Check, MetricRecord
 
 MANIFEST_FILE = "manifest.json"
 PART_FILE = "part.json"
 REFERENCE_FILE = "reference.safetensors"
+ENTRY_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 Role = Literal["preprocess", "labels", "ensemble"]
 
 
@@ -28,6 +31,8 @@ class Sealed(Record):
 
     schema_version: int = Field(1, ge=1, le=1)
     name: str
+    version: int = Field(ge=1)
+    digest: str = Field("", description="SHA-256 of all the rest of this manifest")
     created_at: str
     restored_from: int | None = Field(None, description="the version that a rollback made this one of")
     files: dict[str, str]
@@ -40,6 +45,12 @@ class Sealed(Record):
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise ValueError(f"{name!r} lies outside the package")
         return files
+
+
+    def own_digest(self) -> str:
+        """What `digest` must be."""
+        said = self.model_dump(mode="json", exclude={"digest"})
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 class Manifest(Sealed):
@@ -76,6 +87,12 @@ class PartManifest(Sealed):
     model: str
     role: Role
     requirements: list[str]
+
+
+def write_sealed(sealed: Sealed, version: Path) -> None:
+    """Write `sealed` as the manifest of the directory `version`."""
+    file = MANIFEST_FILE if isinstance(sealed, Manifest) else PART_FILE
+    write_record(version / file, sealed.model_copy(update={"digest": sealed.own_digest()}))
 
 
 def own_files(version: Path) -> dict[str, str]:
@@ -123,6 +140,10 @@ def seal_problems(entry: Path, version: str) -> list[str]:
     """How the files of a version, and those it shares, differ from what its manifest says; raises InputError."""
     sealed = read_sealed(entry / version)
     problems = [f"version {version} is a link"] if (entry / version).is_symlink() else []
+    if sealed.digest != sealed.own_digest():
+        problems.append(f"the manifest of version {version} was changed")
+    if str(sealed.version) != version:
+        problems.append(f"version {version} was made as version {sealed.version}")
     pairs = ((f"{version}/", sealed.files, own_files(entry / version)), ("", sealed.shared, shared_files(entry)))
     for prefix, said, found in pairs:
         problems += [f"{prefix}{name} is missing" for name in said if name not in found]
@@ -136,6 +157,6 @@ def entry_name(name: str | None, project: Project) -> str:
     if name is None:
         local = project.resolve(project.model)
         name = re.sub(r"[^\w.-]+", "_", (local.resolve() if local.is_dir() else Path(project.model)).name).strip("._-")
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+    if not ENTRY_NAME.fullmatch(name):
         raise InputError(f"--name {name!r}: use letters, digits, '_', '-' and '.', the first a letter or digit")
     return name

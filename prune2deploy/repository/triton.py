@@ -114,7 +114,7 @@ def _supported(dtype: str, where: str) -> str:
 def model_config(
     name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, max_batch_size: int, threads: int,
     backend: BackendName = "onnxruntime", serving: ServingSettings | None = None, device: str = "cpu",
-    labels_file: str | None = None, warmups: Sequence[WarmUp] = (),
+    labels_file: str | None = None, warmups: Sequence[WarmUp] = (), profiles: int = 1,
 ) -> "ModelConfig":
     """The complete configuration of a model: nothing is left to the server's auto-completion.
 
@@ -129,6 +129,7 @@ def model_config(
         device: "cpu" or "gpu"; on "gpu" every GPU the server sees gets the instances.
         labels_file: in the entry, one label a line.
         warmups: as `write_warmup` gives them.
+        profiles: optimization profiles of a TensorRT plan; the server uses the first alone unless it is told of others.
     """
     serving = serving or ServingSettings()
     config = _config(name, inputs, outputs, max_batch_size)
@@ -140,8 +141,9 @@ def model_config(
         config.response_cache.enable = True
     schema = import_schema()
     kind = schema.ModelInstanceGroup.KIND_GPU if device == "gpu" else schema.ModelInstanceGroup.KIND_CPU
-    config.instance_group.add(kind=kind, count=serving.instances)
+    group = config.instance_group.add(kind=kind, count=serving.instances)
     if backend == "tensorrt":
+        group.profile.extend(map(str, range(profiles)))
         config.optimization.cuda.graphs = True
         for warmup in warmups:
             graph = config.optimization.cuda.graph_spec.add(batch_size=warmup.batch_size)

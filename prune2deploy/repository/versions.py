@@ -7,6 +7,7 @@ made inside: a server takes any directory there for a model, hidden ones too (se
 import fcntl
 import itertools
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -14,8 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prune2deploy.errors import InputError
-from prune2deploy.files import write_record
-from prune2deploy.repository.manifest import MANIFEST_FILE, PART_FILE, Manifest, read_manifest, read_sealed, seal_problems
+from prune2deploy.repository.manifest import ENTRY_NAME, read_manifest, read_sealed, seal_problems, write_sealed
 from prune2deploy.repository.triton import CONFIG_FILE, WARMUP_DIRECTORY
 
 LABELS_FILE = "labels.txt"
@@ -29,7 +29,7 @@ def versions_of(entry: Path) -> list[int]:
     if not entry.is_dir():
         return []
     # a server ignores numbers that begin with a zero
-    return sorted(int(path.name) for path in entry.iterdir() if path.name.isdecimal() and path.name[0] != "0")
+    return sorted(int(path.name) for path in entry.iterdir() if re.fullmatch("[1-9][0-9]*", path.name))
 
 
 def located(package: Path) -> tuple[Path, str]:
@@ -40,11 +40,11 @@ def located(package: Path) -> tuple[Path, str]:
     if not package.is_dir():
         raise InputError(f"{package}: no such package; make one with `prune2deploy export`")
     if package.name.isdecimal() and not versions_of(package):
-        return package.parent, package.name
+        return package.parent.resolve(), package.name
     versions = versions_of(package)
     if not versions:
         raise InputError(f"{package}: no version directory here, so this is not a package of prune2deploy")
-    return package, str(versions[-1])
+    return package.resolve(), str(versions[-1])
 
 
 def refuse_unusable(repository: Path, name: str) -> None:
@@ -66,10 +66,12 @@ def refuse_unusable(repository: Path, name: str) -> None:
 def staging(repository: Path, name: str) -> Iterator[Path]:
     """A directory to make entries in that become part of `repository`; it vanishes, whatever becomes of them.
 
-    Raises InputError where another process is making `name`, or where nothing can be moved in by a rename.
+    What a killed process left in it is removed by the next one that makes `name`. Raises InputError where another process
+    is making `name`, or where nothing can be moved in by a rename.
     """
-    refuse_unusable(repository, name)
-    target = repository.absolute()
+    if not ENTRY_NAME.fullmatch(name):
+        raise InputError(f"{name!r} can be no entry of a repository")
+    target = repository.resolve()
     made = [parent for parent in (target, *target.parents) if not parent.exists()]
     target.mkdir(parents=True, exist_ok=True)
     root = target.parent / f".{target.name}.staging"
@@ -80,7 +82,7 @@ def staging(repository: Path, name: str) -> Iterator[Path]:
                 f"{repository} is the root of a file system, so nothing can appear in it in one step: "
                 "export into a directory inside it"
             )
-        with _locked(root / f"{name}.lock", f"another process is exporting {name!r} into {repository}; let it end"):
+        with _locked(root / f".{name}.lock", f"another process is exporting {name!r} into {repository}; let it end"):
             folder = root / name
             shutil.rmtree(folder, ignore_errors=True)  # left behind by a killed process
             folder.mkdir()
@@ -155,21 +157,24 @@ def rollback(entry: Path) -> tuple[int, int]:
     A second rollback goes one version further back. Returns the version that was taken and its new number; raises
     InputError where there is none to go back to, or where it is damaged.
     """
+    if entry.name.isdecimal() and not versions_of(entry):
+        raise InputError(f"{entry} is a version; name the entry, {entry.parent}")
     entry, newest = located(entry)
-    sealed = read_sealed(entry / newest)
-    came_from = sealed.restored_from or int(newest)
+    try:
+        came_from = read_sealed(entry / newest).restored_from or int(newest)
+    except InputError:  # a reason more to go back
+        came_from = int(newest)
     older = [version for version in versions_of(entry) if version < came_from]
     if not older:
         raise InputError(f"{entry}: no version before {came_from} is kept (serving.keep says how many are)")
     source, number = str(older[-1]), int(newest) + 1
     if problems := seal_problems(entry, source):
         raise InputError(f"{entry}: version {source} cannot be served again: {problems[0]}")
-    with staging(entry.absolute().parent, entry.name) as folder:
+    with staging(entry.parent, entry.name) as folder:
         staged = folder / str(number)
-        shutil.copytree(entry / source, staged)
+        shutil.copytree(entry / source, staged, ignore=shutil.ignore_patterns("__pycache__"))
         restored = read_sealed(staged)
-        file = MANIFEST_FILE if isinstance(restored, Manifest) else PART_FILE
         origin = restored.restored_from or int(source)
-        write_record(staged / file, restored.model_copy(update={"restored_from": origin}))
+        write_sealed(restored.model_copy(update={"restored_from": origin, "version": number}), staged)
         staged.rename(entry / str(number))
     return int(source), number

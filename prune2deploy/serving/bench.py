@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from prune2deploy.errors import InputError
+from prune2deploy.errors import InputError, StoppedError
 from prune2deploy.files import Record
 from prune2deploy.progress import Progress
 from prune2deploy.repository.manifest import PartManifest, read_manifest, read_sealed
@@ -22,13 +22,17 @@ from prune2deploy.tasks.base import Arrays
 
 WARM_UP = 1.0  # seconds
 OPEN_LOOP_WORKERS = 64  # requests that may be under way at once when they arrive at a rate of their own
-LEAST_FOR_P99 = 1000  # requests; of fewer, the 99th percentile is an anecdote
+LEAST = {50: 1, 90: 10, 95: 20, 99: 1000}  # requests; of fewer, that percentile is an anecdote
+LATE = 0.25  # seconds after the end in which what was due before it is still sent
+AFTER_FAILURE = 0.05  # seconds until a client whose request failed asks again
 
 
 class BenchResult(Record):
     """What a server did under load. Latencies in milliseconds, of answered requests; in open loop from when they were due.
 
-    `wrong`: answers further than `tolerance` from the package's reference outputs.
+    `wrong`: answers further than `tolerance` from the package's reference outputs. `unsent`: requests that were due while
+    all connections waited for answers. `executions`: of the model proper; None where a version came or went meanwhile.
+    `versions`: those of it that were loaded at the end; `newest`: the package's.
     """
 
     url: str
@@ -40,6 +44,7 @@ class BenchResult(Record):
     samples: int
     failed: int
     wrong: int
+    unsent: int
     errors: dict[str, int]
     requests_per_second: float
     samples_per_second: float
@@ -50,13 +55,15 @@ class BenchResult(Record):
     p99_ms: float | None
     largest_difference: float
     tolerance: float
-    executions: int
-    executed_samples: int
+    executions: int | None
+    executed_samples: int | None
+    versions: list[str]
+    newest: str
 
     @property
     def passed(self) -> bool:
-        """Whether there were answers, and all of them right."""
-        return self.requests > 0 and not self.failed and not self.wrong
+        """Whether there were answers, all of them right, to all that was asked."""
+        return self.requests > 0 and not self.failed and not self.wrong and not self.unsent
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -64,13 +71,21 @@ class BenchResult(Record):
         verdict = "passed" if self.passed else "FAILED"
         spans = {"p50": self.p50_ms, "p90": self.p90_ms, "p95": self.p95_ms, "p99": self.p99_ms}
         shown = ", ".join(f"{name} {value:.1f}" for name, value in spans.items() if value is not None)
-        return [
+        batches = "not known: a version came or went, or the server is gone"
+        if self.executions is not None:
+            batches = f"{self.executed_samples} samples in {self.executions} executions"
+        lines = [
             f"{verdict}  {self.requests} answers in {self.seconds:.1f} s, {self.failed} failed, {self.wrong} wrong "
             f"(off by at most {self.largest_difference:.2g}, tolerance {self.tolerance:.2g})",
             *(f"        {count} × {error}" for error, count in self.errors.items()),
             f"{load}: {self.samples_per_second:.1f} samples/s, milliseconds: {shown or 'none'}",
-            f"batches: {self.executed_samples} samples in {self.executions} executions",
+            f"batches: {batches}",
         ]
+        if self.unsent:
+            lines.insert(1, f"        the rate was not met: {self.unsent} requests were due and never sent")
+        if self.versions and self.newest not in self.versions:
+            lines.insert(1, f"        the server has version {', '.join(self.versions)}, this repository {self.newest}")
+        return lines
 
 
 @dataclass(frozen=True)
@@ -87,6 +102,7 @@ class Tally:
 
     spans: list[float] = field(default_factory=list)
     samples: int = 0
+    unsent: int = 0
     wrong: int = 0
     largest: float = 0.0
     errors: Counter[str] = field(default_factory=Counter)
@@ -119,7 +135,8 @@ def bench(
     if not 0 < seconds < float("inf"):
         raise InputError(f"--seconds {seconds:g}: give a time above 0")
     progress = progress or Progress()
-    name, requests, tolerance = requests_for(repository / model)
+    package, requests, tolerance = requests_for(repository / model)
+    name, newest = package.parent.name, package.name
     workers = (concurrency or 8) if rate is None else OPEN_LOOP_WORKERS
     with Client(url) as client:
         if not client.ready(model):
@@ -132,11 +149,21 @@ def bench(
             tallies = drive(url, model, requests, tolerance, workers, due, seconds)
             wall = time.perf_counter() - start
             advance()
-        samples, executions = (now - then for now, then in zip(client.statistics(name), before, strict=True))
+        after = statistics_of(client, name)
+    same = after.keys() == before.keys()
+    samples, executions = (sum(after[key][of] - before[key][of] for key in after) if same else None for of in (0, 1))
     return BenchResult(
         url=url, model=model, concurrency=workers, rate=rate, seconds=round(wall, 3), tolerance=tolerance,
-        executed_samples=samples, executions=executions, **summed(tallies, wall),
+        executed_samples=samples, executions=executions, versions=sorted(after), newest=newest, **summed(tallies, wall),
     ), [1e3 * span for tally in tallies for span in tally.spans]  # fmt: skip
+
+
+def statistics_of(client: Client, model: str) -> dict[str, tuple[int, int]]:
+    """See Client.statistics; empty where the server is gone."""
+    try:
+        return client.statistics(model)
+    except InputError:
+        return {}
 
 
 def summed(tallies: list[Tally], wall: float) -> dict[str, Any]:
@@ -144,18 +171,18 @@ def summed(tallies: list[Tally], wall: float) -> dict[str, Any]:
     spans = np.array([1e3 * span for tally in tallies for span in tally.spans])
     errors = sum((tally.errors for tally in tallies), Counter())
     samples = sum(tally.samples for tally in tallies)
-    least = {50: 1, 90: 1, 95: 1, 99: LEAST_FOR_P99}
     return {
         "requests": len(spans), "samples": samples, "failed": sum(errors.values()), "errors": dict(errors),
-        "wrong": sum(tally.wrong for tally in tallies), "largest_difference": max(tally.largest for tally in tallies),
+        "wrong": sum(tally.wrong for tally in tallies), "unsent": sum(tally.unsent for tally in tallies),
+        "largest_difference": max(tally.largest for tally in tallies),
         "requests_per_second": len(spans) / wall, "samples_per_second": samples / wall,
         "mean_ms": float(spans.mean()) if len(spans) else None,
-        **{f"p{q}_ms": float(np.percentile(spans, q)) if len(spans) >= count else None for q, count in least.items()},
+        **{f"p{q}_ms": float(np.percentile(spans, q)) if len(spans) >= count else None for q, count in LEAST.items()},
     }  # fmt: skip
 
 
-def requests_for(entry: Path) -> tuple[str, list[Request], float]:
-    """The name of the model proper in `entry` or behind it, requests with their answers, and how far those may be off."""
+def requests_for(entry: Path) -> tuple[Path, list[Request], float]:
+    """The version of the model proper in `entry` or behind it, requests with answers, and how far those may be off."""
     entry, version = located(entry)
     sealed = read_sealed(entry / version)
     raw = isinstance(sealed, PartManifest)
@@ -176,7 +203,7 @@ def requests_for(entry: Path) -> tuple[str, list[Request], float]:
         ):
             rows = len(next(iter(inputs.values())))
             requests.append(Request(inputs, np.resize(outputs, (rows, *outputs.shape[1:]))))
-    return manifest.name, requests, manifest.tolerance
+    return entry / version, requests, manifest.tolerance
 
 
 def poisson(rate: float, seed: int) -> Callable[[], float]:
@@ -218,11 +245,15 @@ def drive(
                 if begin >= seconds:
                     return
                 time.sleep(max(0.0, begin - (time.perf_counter() - start)))
+                if time.perf_counter() - start > seconds + LATE:
+                    tally.unsent += 1
+                    continue
                 request = requests[next(turn) % len(requests)]
                 try:
                     answer = client.infer(model, request.inputs)
                 except InputError as error:
                     tally.errors[str(error)[:200]] += 1
+                    time.sleep(AFTER_FAILURE)
                     continue
                 tally.spans.append(time.perf_counter() - start - begin)
                 logits = next((each for each in answer.outputs.values() if each.dtype == np.float32), None)
@@ -234,6 +265,8 @@ def drive(
     try:
         for thread in threads:
             thread.join()
+    except KeyboardInterrupt:
+        raise StoppedError("stopped; nothing was written") from None
     finally:
         stop.set()
     return tallies

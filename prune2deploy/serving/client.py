@@ -77,15 +77,17 @@ class Client:
                 return self.connection.get_model_config(model, as_json=True)["config"]
             return self.connection.get_model_config(model)
 
-    def statistics(self, model: str) -> tuple[int, int]:
-        """How many samples all versions of `model` have answered, and in how many executions."""
+    def statistics(self, model: str) -> dict[str, tuple[int, int]]:
+        """How many samples each version of `model` that is loaded has answered, and in how many executions."""
         with self._refusals():
             if self.grpc:
                 found = self.connection.get_inference_statistics(model, as_json=True)
             else:
                 found = self.connection.get_inference_statistics(model)
-        stats = found.get("model_stats", [])
-        return tuple(sum(int(each.get(key, 0)) for each in stats) for key in ("inference_count", "execution_count"))  # type: ignore[return-value]
+        return {
+            each["version"]: (int(each.get("inference_count", 0)), int(each.get("execution_count", 0)))
+            for each in found.get("model_stats", [])
+        }
 
     def infer(self, model: str, inputs: dict[str, np.ndarray], version: str = "") -> Answer:
         """What `model` makes of `inputs`, arrays whose first axis is the batch; of strings, arrays of bytes objects."""
@@ -110,18 +112,18 @@ class Client:
         self, model: str, texts: Sequence[str], pairs: Sequence[str] | None = None
     ) -> list[Prediction]:
         """The label of each text, or of each pair of a text and the one in its place in `pairs`."""
-        columns = {TEXT: [text.encode() for text in texts]}
+        columns = {TEXT: list(map(encoded, texts))}
         if pairs is not None:
-            columns[TEXT_PAIR] = [text.encode() for text in pairs]
+            columns[TEXT_PAIR] = list(map(encoded, pairs))
         return self.predictions(model, columns)
 
     def classify_images(self, model: str, images: Sequence[bytes | Path]) -> list[Prediction]:
         """The label of each image, given as an encoded file or its path."""
         try:
-            encoded = [image if isinstance(image, bytes) else image.read_bytes() for image in images]
+            files = [image if isinstance(image, bytes) else image.read_bytes() for image in images]
         except OSError as error:
             raise InputError(f"this image cannot be read: {error}") from None
-        return self.predictions(model, {IMAGE: encoded})
+        return self.predictions(model, {IMAGE: files})
 
     def predictions(self, model: str, columns: dict[str, list[bytes]]) -> list[Prediction]:
         """The label of each row of `columns`, in requests that are as large as the model takes."""
@@ -149,8 +151,13 @@ class Client:
             yield
         except InferenceServerException as error:
             raise InputError(f"{self.url}: {said(error.message())}") from None
-        except (OSError, ValueError) as error:  # refused, reset, timed out; an address that is none
-            raise InputError(f"{self.url}: no answer from a Triton server: {error}") from None
+        except Exception as error:  # whatever the transport raises: refused, reset, no HTTP, an address that is none
+            raise InputError(f"{self.url}: no answer from a Triton server: {error or type(error).__name__}") from None
+
+
+def encoded(text: str) -> bytes:
+    """UTF-8; bytes that a shell passed on although they are none go as they are, for the server to refuse."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def said(message: str) -> str:

@@ -175,6 +175,25 @@ def test_a_wrong_step_stops_the_export(work_pruned, clock, monkeypatch):
     assert not (work_pruned / "model_repository").exists()
 
 
+def test_validate_from_inside_the_entry_sees_the_steps_too(served, monkeypatch):
+    work, _ = served
+    monkeypatch.chdir(work / "model_repository" / "topics")
+    (work / "model_repository" / "topics_labels" / "1" / "labels.txt").write_text("broken")
+    found = answer(cli("validate", ".", "--project", work / "prune2deploy.toml", "--json"), code=1)
+    assert [check["name"] for check in found["checks"] if not check["passed"]] == ["labels step topics_labels"]
+
+
+@pytest.mark.parametrize(
+    ("gone", "kind"), [("topics_text", "ensemble"), ("topics_preprocess", "preprocess"), ("topics", "model")]
+)
+def test_entry_that_is_missing_is_told_by_the_others(gone, kind, served):
+    shutil.rmtree(served[0] / "model_repository" / gone)
+    found = answer(cli("repository", "check", "--json"), code=1)
+    for entry in found["entries"]:
+        if entry["name"] != "topics":
+            assert f"the {kind} entry of 'topics' is missing" in entry["problems"]
+
+
 ENSEMBLE = {
     "step gone": (lambda repository: shutil.rmtree(repository / "topics_labels"), "step 'topics_labels' is not in this"),
     "other tensor": (

@@ -12,7 +12,7 @@ from steady import answer, cli, files_in, refused
 
 from prune2deploy.errors import InputError
 from prune2deploy.repository.check import check_repository
-from prune2deploy.repository.manifest import read_manifest, seal_problems
+from prune2deploy.repository.manifest import PartManifest, own_files, read_manifest, seal_problems, write_sealed
 from prune2deploy.repository.versions import located, publish, rollback, staging, versions_of
 
 pytest.importorskip("tritonclient.grpc")
@@ -149,6 +149,61 @@ def test_rollback_to_a_damaged_version_is_refused(repository):
     assert versions_of(repository / "sums") == [1, 2]
 
 
+def test_rollback_of_an_entry_around_a_model(repository):
+    packages.release(repository, "sums")
+    with staging(repository, "sums_labels") as stage:
+        for version in (1, 2):
+            folder = stage / "sums_labels" / str(version)
+            folder.mkdir(parents=True)
+            (folder / "labels.txt").write_text(f"{version}\n")
+            part = PartManifest(
+                name="sums_labels", version=version, created_at="2026-01-01T00:00:00+00:00", model="sums", role="labels",
+                requirements=[], files=own_files(folder), shared={},
+            )  # fmt: skip
+            write_sealed(part, folder)
+        (stage / "sums_labels").rename(repository / "sums_labels")
+    assert rollback(repository / "sums_labels") == (1, 3)
+    assert (repository / "sums_labels" / "3" / "labels.txt").read_text() == "1\n"
+
+
+@pytest.mark.parametrize("path", ["sums/1/..", "sums/", "link", "other/../sums"])
+def test_rollback_by_any_path_to_the_entry(path, repository):
+    for _ in range(2):
+        packages.release(repository, "sums")
+    (repository / "other").mkdir()
+    (repository / "link").symlink_to(repository / "sums")
+    before = files_in(repository / "sums")
+    said = answer(cli("repository", "rollback", f"{repository}/{path}", "--json"))
+    assert (said["restored"], said["version"]) == (1, 3)
+    after = files_in(repository / "sums")
+    assert {name: after[name] for name in before} == before
+
+
+def test_rollback_from_inside_the_entry(repository, monkeypatch):
+    for _ in range(2):
+        packages.release(repository, "sums")
+    monkeypatch.chdir(repository / "sums" / "1")
+    assert answer(cli("repository", "rollback", "..", "--json"))["version"] == 3
+    assert versions_of(repository / "sums") == [1, 2, 3]
+    refused(cli("repository", "rollback", repository / "sums" / "2"), "is a version; name the entry")
+
+
+def test_rollback_from_a_version_that_is_broken(repository):
+    for _ in range(2):
+        packages.release(repository, "sums")
+    (repository / "sums" / "2" / "manifest.json").write_text("{")
+    assert rollback(repository / "sums") == (1, 3)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b"])
+def test_names_that_would_lead_elsewhere_are_refused(name, repository):
+    packages.release(repository, "sums")
+    before = files_in(repository)
+    with pytest.raises(InputError, match="can be no entry"), staging(repository, name):
+        pass
+    assert files_in(repository) == before
+
+
 def test_rollback_on_the_command_line(repository):
     for bias in (1, 2):
         packages.release(repository, "sums", bias)
@@ -168,6 +223,19 @@ def test_good_repository_passes(repository):
     assert result.stdout.splitlines() == ["passed  a (model), versions: 1, 2", "passed  b (model), versions: 1"]
 
 
+def swap(first, second):
+    between = first.with_name("between")
+    first.rename(between)
+    second.rename(first)
+    between.rename(second)
+
+
+def rewrite(file, old, new):
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
 DAMAGE = {
     "model": (lambda entry: flip(entry / "1" / "model.onnx"), "1/model.onnx was changed"),
     "code": (lambda entry: flip(entry / "2" / "model.py"), "2/model.py was changed"),
@@ -180,6 +248,10 @@ DAMAGE = {
     "gap": (lambda entry: shutil.rmtree(entry / "2"), "version 2 is missing between 1 and 3"),
     "zero": (lambda entry: (entry / "04").mkdir(), "version directory '04': a server passes over it"),
     "no manifest": (lambda entry: (entry / "3" / "manifest.json").unlink(), "no manifest.json here"),
+    "another number": (lambda entry: (entry / "3").rename(entry / "4"), "version 4 was made as version 3"),
+    "swapped": (lambda entry: swap(entry / "1", entry / "3"), "version 1 was made as version 3"),
+    "manifest": (lambda entry: rewrite(entry / "2" / "manifest.json", '"tolerance": 0.0001', '"tolerance": 1e9'),
+                 "the manifest of version 2 was changed"),
     "another name": (lambda entry: entry.rename(entry.with_name("other")), "version 1 was made as 'sums'"),
 }
 
@@ -206,7 +278,24 @@ def test_compiled_python_that_a_server_left_is_no_damage(repository):
     cache = repository / "sums" / "1" / "__pycache__"
     cache.mkdir()
     (cache / "model.cpython-311.pyc").write_bytes(b"compiled")
-    assert problems_of(repository) == {}
+    [state] = check_repository(repository)
+    assert (state.problems, state.unchecked) == ([], ["1/__pycache__/model.cpython-311.pyc"])
+    assert "not checked: 1 compiled" in cli("repository", "check", repository).stdout
+
+
+def test_entry_is_no_repository(repository):
+    packages.release(repository, "sums")
+    refused(cli("repository", "check", repository / "sums"), "is an entry; give the repository")
+
+
+def test_repository_that_is_linked(repository, tmp_path):
+    repository.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "models"
+    link.symlink_to(repository)
+    packages.release(link, "sums")
+    assert versions_of(repository / "sums") == [1]
+    assert list((tmp_path / "elsewhere").iterdir()) == [link]
 
 
 def test_no_repository(tmp_path):

@@ -111,12 +111,15 @@ def test_tensorrt_entry_replays_graphs_of_the_workload(tmp_path):
     warmups = [write_warmup(entry, "two", text_batch()), write_warmup(entry, "four", text_batch(4, 7))]
     write_config(entry, model_config(
         "trt", [IDS, MASK], [LOGITS], max_batch_size=8, threads=1, warmups=warmups, device="gpu", backend="tensorrt",
+        profiles=3,
     ))  # fmt: skip
     assert check_entry(entry, "1") == ["1/model.plan: no such file, but config.pbtxt is for it"]
     (entry / "1" / "model.plan").write_bytes(b"a plan")
     assert check_entry(entry, "1") == []
     config = parse_config(entry / "config.pbtxt")
     assert (config.platform, config.backend) == ("tensorrt_plan", "tensorrt")
+    (group,) = config.instance_group
+    assert (group.kind, group.count, list(group.profile)) == (schema.ModelInstanceGroup.KIND_GPU, 1, ["0", "1", "2"])
     assert not config.parameters
     assert config.optimization.cuda.graphs
     shapes = [(spec.batch_size, {name: list(dims.dim) for name, dims in spec.input.items()})

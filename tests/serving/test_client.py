@@ -10,6 +10,7 @@ from steady import cli, refused
 from prune2deploy.errors import InputError, MissingPackageError
 from prune2deploy.serving import Client
 from prune2deploy.serving.bench import Request, Tally, poisson, requests_for, summed
+from prune2deploy.serving.client import encoded
 
 
 @pytest.mark.parametrize("url", ["", "http://", "ftp://host:1", "grpc://"])
@@ -23,6 +24,11 @@ def test_server_that_is_not_there(url):
     refused(cli("client", url, "topics_text", "a text"), url)
     with Client(url, timeout=2) as client:
         assert not client.ready("topics_text")
+
+
+def test_bytes_that_are_no_text_are_sent_as_they_are():
+    assert encoded("bad\udcff") == b"bad\xff"
+    assert encoded("Ä\0\n") == "Ä\0\n".encode()
 
 
 def test_texts_and_images_do_not_mix(tmp_path):
@@ -62,8 +68,8 @@ def test_answers_are_counted_as_what_they_are():
 
 def test_requests_are_those_of_the_package(tmp_path):
     packages.release(tmp_path, "sums", 7)
-    name, [request], tolerance = requests_for(tmp_path / "sums")
-    assert (name, tolerance) == ("sums", 1e-4)
+    package, [request], tolerance = requests_for(tmp_path / "sums")
+    assert (package, tolerance) == (tmp_path / "sums" / "1", 1e-4)
     np.testing.assert_array_equal(request.wanted, packages.expected(request.inputs, 7))
 
 

@@ -1,3 +1,4 @@
+import json
 import threading
 
 import numpy as np
@@ -82,6 +83,11 @@ def test_texts_of_any_length_and_any_letters(client, bert_made, exported):
     np.testing.assert_allclose([each.logits for each in found], wanted, rtol=1e-4, atol=1e-4)
 
 
+def totals(client, model):
+    """(samples, executions) over all versions."""
+    return np.sum(list(client.statistics(model).values()), axis=0)
+
+
 def ones(*shape, dtype=np.int64):
     return np.ones(shape, dtype)
 
@@ -105,6 +111,33 @@ def test_wrong_requests_get_the_servers_reason_and_it_lives(client, server, case
     assert needle.lower() in str(error.value).lower()
     assert server.alive()
     assert client.classify("topics_text", ["won the goal"])
+
+
+def test_bad_requests_among_good_ones_spoil_only_themselves(server, session_of):
+    good = ragged(np.random.default_rng(0), 1, 8)
+    bad = {**good, "input_ids": good["input_ids"] + 10**6}
+    wanted, problems, refusals = session_of("topics", good), [], []
+
+    def send(inputs, seen):
+        with Client(server.grpc_url) as client:
+            for _ in range(60):
+                try:
+                    given = client.infer("topics", inputs).outputs["logits"]
+                except InputError as error:
+                    seen.append(str(error))
+                else:
+                    if not np.allclose(given, wanted, rtol=1e-4, atol=1e-5):
+                        seen.append("wrong")
+
+    threads = [threading.Thread(target=send, args=pair) for pair in [(good, problems), (bad, refusals)] * 3]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert server.alive()
+    assert problems == []
+    assert len(refusals) == 3 * 60
+    assert all("out of" in each for each in refusals)
 
 
 def test_what_is_no_text_and_no_image(client, server):
@@ -145,13 +178,13 @@ def test_requests_of_many_clients_are_batched(server):
                 client.classify("topics_text", [texts[turn % 3]])
 
     with Client(server.url) as client:
-        before = client.statistics("topics")
+        before = totals(client, "topics")
         threads = [threading.Thread(target=send) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        samples, executions = np.subtract(client.statistics("topics"), before)
+        samples, executions = totals(client, "topics") - before
     assert samples == 8 * 40
     assert executions < samples
 
@@ -165,10 +198,10 @@ def test_repeated_requests_come_from_the_cache_where_that_was_asked_for(needs_se
         Client(server.url) as client,
     ):
         for name in ("cached", "uncached"):
-            before = client.statistics(name)
+            before = totals(client, name)
             for _ in range(5):
                 np.testing.assert_array_equal(client.infer(name, inputs).outputs["logits"], packages.expected(inputs, 1))
-            _, executions = np.subtract(client.statistics(name), before)
+            _, executions = totals(client, name) - before
             assert executions == (1 if name == "cached" else 5)
 
 
@@ -227,6 +260,40 @@ def test_bench_finds_wrong_answers(server, scratch_copy, tmp_path):
     assert result.exit_code == 1
     assert result.stdout.startswith("FAILED")
     assert "off by at most 0.5" in result.stdout
+
+
+def test_bench_says_when_a_rate_was_not_met(server, exported, tmp_path):
+    result = cli("bench", server.url, "topics_text", "--repository", exported.repository, "--seconds", 1, "--rate", 50_000,
+                 "--out", tmp_path / "result.json")  # fmt: skip
+    assert result.exit_code == 1
+    assert "the rate was not met" in result.stdout
+    said = json.loads((tmp_path / "result.json").read_text())
+    assert said["seconds"] < 10
+    assert said["unsent"] > 10_000
+    assert said["failed"] == said["wrong"] == 0
+
+
+def test_bench_names_the_version_that_answers(server, scratch_copy, tmp_path):
+    where = ["--repository", scratch_copy, "--seconds", 1, "--out", tmp_path / "result.json"]
+    said = answer(cli("bench", server.url, "topics_dense", *where, "--json"))
+    assert (said["versions"], said["newest"]) == (["1"], "1")
+    (scratch_copy / "topics_dense" / "1").rename(scratch_copy / "topics_dense" / "2")
+    result = cli("bench", server.url, "topics_dense", *where)
+    assert "the server has version 1, this repository 2" in result.stdout
+
+
+def test_server_that_dies_is_counted(needs_server, tmp_path):
+    packages.release(tmp_path / "models", "sums")
+    with tritonserver.Server(tmp_path / "models") as server:
+        threading.Timer(2.5, server.kill).start()
+        result = cli("bench", server.url, "sums", "--repository", tmp_path / "models", "--seconds", 4, "--out",
+                     tmp_path / "result.json")  # fmt: skip
+    assert result.exit_code == 1
+    assert result.stdout.startswith("FAILED")
+    said = json.loads((tmp_path / "result.json").read_text())
+    assert said["requests"] > 0
+    assert said["failed"] > 0
+    assert "executions" not in said
 
 
 def test_bench_of_what_is_not_served(server, exported, tmp_path):

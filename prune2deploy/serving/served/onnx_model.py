@@ -35,15 +35,21 @@ class TritonPythonModel:
             {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
             for request in requests
         ]
-        ends = np.cumsum([len(row[self.inputs[0]]) for row in rows])[:-1]
+        together = {name: np.concatenate([row[name] for row in rows]) for name in self.inputs}
         try:
-            together = {name: np.concatenate([row[name] for row in rows]) for name in self.inputs}
             outputs = self.session.run(self.outputs, together)
-        except Exception as error:  # ids out of range, say; the runtime's exceptions share no public base
-            failure = pb_utils.TritonError(str(error))
-            return [pb_utils.InferenceResponse(error=failure) for _ in requests]
-        parts = zip(*(np.split(output, ends) for output in outputs), strict=True)
-        return [
-            pb_utils.InferenceResponse([pb_utils.Tensor(*pair) for pair in zip(self.outputs, part, strict=True)])
-            for part in parts
-        ]
+        except Exception:  # ids out of range in one of them, say: the others must not suffer
+            return [self._alone(row) for row in rows]
+        ends = np.cumsum([len(row[self.inputs[0]]) for row in rows])[:-1]
+        return [self._response(part) for part in zip(*(np.split(output, ends) for output in outputs), strict=True)]
+
+    def _alone(self, row: dict[str, np.ndarray]) -> Any:
+        try:
+            return self._response(self.session.run(self.outputs, row))
+        except Exception as error:  # the runtime's exceptions share no public base
+            # an error of its own for each response: one that is shared is freed twice, and the server with it
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
+
+    def _response(self, outputs: Any) -> Any:
+        pairs = zip(self.outputs, outputs, strict=True)
+        return pb_utils.InferenceResponse([pb_utils.Tensor(name, output) for name, output in pairs])
