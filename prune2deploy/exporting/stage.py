@@ -27,7 +27,7 @@ from prune2deploy.profiling.table import LatencyTable, read_table
 from prune2deploy.progress import Progress
 from prune2deploy.repository.check import part_checks
 from prune2deploy.repository.manifest import Manifest, entry_name, own_files, read_manifest, shared_files, write_sealed
-from prune2deploy.repository.references import read_references, write_references
+from prune2deploy.repository.references import write_references
 from prune2deploy.repository.triton import (
     BACKENDS,
     Backend,
@@ -43,10 +43,10 @@ from prune2deploy.runtimes.ort import OnnxRuntime
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.runtimes.workload import DENSE, time_workload
 from prune2deploy.tasks.base import Samples, Task
-from prune2deploy.tasks.predict import torch_run
+from prune2deploy.tasks.predict import outputs_of, torch_run
 from prune2deploy.tasks.registry import task_of
 from prune2deploy.team import refuse_team
-from prune2deploy.validation.assess import BUDGET, LOSS, PRUNED, Subject, assess, onnx_check, workload_of
+from prune2deploy.validation.assess import BUDGET, LOSS, PRUNED, SAMPLES, Subject, assess, onnx_check, workload_of
 from prune2deploy.validation.html import render
 from prune2deploy.validation.record import Check, Report
 
@@ -159,7 +159,8 @@ def judge(
     report = assess(subject, runtime, seconds, progress)
     checks = [onnx_check(graph), entry_check(staged, version.name, subject.name)]
     if parts:
-        wanted = read_references(version, len(subject.project.workload)).outputs
+        samples = subject.task.evaluation()
+        wanted = outputs_of(torch_run(subject.pruned), samples.select(list(range(min(SAMPLES, len(samples))))))
         checks += [raw_check(parts[0], subject.task, OnnxRuntime(Target()).load(graph), wanted), *part_checks(staged)]
     for check in [*checks, *server_checks(subject.project, runtime)]:
         report = with_check(report, check)
