@@ -12,7 +12,7 @@ from prune2deploy.files import Record
 from prune2deploy.models.checkpoint import digest_of_model, load_dense, resolve_model
 from prune2deploy.models.onnx_model import dense_onnx
 from prune2deploy.progress import Progress
-from prune2deploy.repository.check import part_checks
+from prune2deploy.repository.check import compiled_in, part_checks
 from prune2deploy.repository.manifest import MANIFEST_FILE, REFERENCE_FILE, Manifest, read_manifest, seal_problems
 from prune2deploy.repository.references import References, read_references
 from prune2deploy.repository.triton import BACKENDS
@@ -55,6 +55,8 @@ def validate(package: Path, project: Project | None = None, progress: Progress |
     manifest = read_manifest(version)
     checks = [hash_check(entry, number)]
     not_checked: list[str] = []
+    if compiled := compiled_in(entry):
+        not_checked.append(f"{len(compiled)} compiled python files that a server left in the entry")
     checks.append(entry_check(entry, number, manifest.name))
     checks.extend(part_checks(entry))
     if manifest.verdict != "passed":

@@ -1,5 +1,6 @@
 """The check of a whole model repository: every entry, every version, and whether the ensembles fit what they join."""
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -52,8 +53,10 @@ def check_one(entry: Path) -> EntryState:
     versions = versions_of(entry)
     numbers = [path.name for path in entry.iterdir() if path.is_dir() and path.name.isdecimal()]
     problems = [f"version directory {name!r}: a server passes over it" for name in numbers if name.startswith("0")]
-    gaps = sorted(set(range(versions[0], versions[-1])) - set(versions)) if versions else []
-    problems += [f"version {missing} is missing between {versions[0]} and {versions[-1]}" for missing in gaps]
+    for before, after in itertools.pairwise(versions):
+        if after - before > 1:
+            missing = f"{before + 1}" if after - before == 2 else f"{before + 1} to {after - 1}"
+            problems.append(f"version {missing} is missing between {before} and {after}")
     kind, model = "unknown", None
     if not versions:
         problems.append("no version directory here, so this is not a package of prune2deploy")
@@ -71,10 +74,14 @@ def check_one(entry: Path) -> EntryState:
         problems += [problem for problem in found if problem not in problems]
         if isinstance(sealed, Manifest) and sealed.verdict != "passed":
             problems.append(f"version {version} was exported by force, with a failed check")
-    compiled = sorted(file.relative_to(entry).as_posix() for file in entry.rglob("__pycache__/*"))
     return EntryState(
-        name=entry.name, kind=kind, model=model, versions=versions, problems=problems, unchecked=compiled
+        name=entry.name, kind=kind, model=model, versions=versions, problems=problems, unchecked=compiled_in(entry)
     )
+
+
+def compiled_in(entry: Path) -> list[str]:
+    """The compiled python that a server left in `entry`."""
+    return sorted(file.relative_to(entry).as_posix() for file in entry.rglob("__pycache__/*"))
 
 
 def part_checks(entry: Path) -> list[Check]:

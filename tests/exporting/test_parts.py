@@ -149,6 +149,14 @@ def test_validate_sees_a_changed_tokenizer(served):
     assert cli("repository", "check").exit_code == 1
 
 
+def test_validate_says_what_nothing_vouches_for(served):
+    cache = served[0] / "model_repository" / "topics" / "1" / "__pycache__"
+    cache.mkdir()
+    (cache / "model.cpython-311.pyc").write_bytes(b"")
+    found = answer(cli("validate", "model_repository/topics", "--json"))
+    assert "1 compiled python files that a server left in the entry" in found["not_checked"]
+
+
 def test_validate_of_a_step_names_the_model(served):
     refused(cli("validate", "model_repository/topics_text"), "is the ensemble step of 'topics'; name that model's entry")
 

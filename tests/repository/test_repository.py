@@ -246,6 +246,7 @@ DAMAGE = {
     "file added": (lambda entry: (entry / "2" / "extra.py").write_text(""), "2/extra.py was added"),
     "file added above": (lambda entry: (entry / "notes.txt").write_text(""), "notes.txt was added"),
     "gap": (lambda entry: shutil.rmtree(entry / "2"), "version 2 is missing between 1 and 3"),
+    "wide gap": (lambda entry: (entry / "3").rename(entry / "99999999999"), "version 3 to 99999999998 is missing"),
     "zero": (lambda entry: (entry / "04").mkdir(), "version directory '04': a server passes over it"),
     "no manifest": (lambda entry: (entry / "3" / "manifest.json").unlink(), "no manifest.json here"),
     "another number": (lambda entry: (entry / "3").rename(entry / "4"), "version 4 was made as version 3"),
