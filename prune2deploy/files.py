@@ -116,9 +116,28 @@ def refuse_existing(target: Path) -> None:
     """Raise InputError where `target` exists: what stands there may be somebody's work."""
     if target.exists() or target.is_symlink():
         raise InputError(f"{target} already exists: remove it, or name another place with --out")
-    blocking = next((parent for parent in target.absolute().parents if parent.exists()), target)
+    refuse_blocked(target)
+
+
+def refuse_blocked(target: Path) -> None:
+    """Raise InputError where a file stands where `target`, or a directory above it, would have to be a directory."""
+    path = target.absolute()
+    blocking = next(each for each in (path, *path.parents) if each.exists())
     if not blocking.is_dir():
         raise InputError(f"{target}: {blocking} is a file, not a directory to write into; name another place with --out")
+
+
+@contextmanager
+def made_directory(path: Path) -> Iterator[None]:
+    """Make the absolute `path` and what is missing above it; what is empty of that at the end is removed again."""
+    made = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for each in made:
+            if not any(each.iterdir()):
+                each.rmdir()
 
 
 @contextmanager
@@ -128,19 +147,15 @@ def staged_directory(target: Path) -> Iterator[Path]:
     Raises InputError where `target` already exists.
     """
     refuse_existing(target)
-    made = [parent for parent in target.absolute().parents if not parent.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left behind by a killed process
-    partial.mkdir()
-    try:
-        yield partial
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        for parent in made:
-            if not any(parent.iterdir()):
-                parent.rmdir()
+    with made_directory(target.absolute().parent):
+        shutil.rmtree(partial, ignore_errors=True)  # left behind by a killed process
+        partial.mkdir()
+        try:
+            yield partial
+            partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def sha256_of(path: Path) -> str:

@@ -9,7 +9,7 @@ from prune2deploy.exporting.parts import serve_python
 from prune2deploy.files import write_arrays
 from prune2deploy.repository.manifest import Manifest, own_files, shared_files, write_sealed
 from prune2deploy.repository.triton import model_config, tensor_specs, write_config, write_warmup
-from prune2deploy.repository.versions import LABELS_FILE, adopt, publish, refuse_unusable, staging, versions_of
+from prune2deploy.repository.versions import LABELS_FILE, adopt, newest_manifest, publish, staging, versions_of
 
 LABELS = ("art", "sport", "war")
 WEIGHTS = np.array([[1.0, -0.5, 0.25]], np.float32)
@@ -88,7 +88,7 @@ def release(repository, name, bias=None, keep=2, grace=0, **settings):
 
     Returns its version.
     """
-    refuse_unusable(repository, name)
+    newest_manifest(repository, name)
     with staging(repository, name) as stage:
         version = max(versions_of(repository / name), default=0) + 1
         write_staged(stage / name, version, version if bias is None else bias, **settings)

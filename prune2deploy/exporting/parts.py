@@ -11,16 +11,16 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
 from prune2deploy.config import Project
 from prune2deploy.errors import InputError
 from prune2deploy.files import write_text
-from prune2deploy.repository.manifest import PartManifest, Role, own_files, read_sealed, shared_files, write_sealed
+from prune2deploy.repository.manifest import PartManifest, Role, Sealed, own_files, read_sealed, shared_files, write_sealed
 from prune2deploy.repository.triton import TensorSpec, ensemble_config, step_config, write_config
 from prune2deploy.repository.versions import LABELS_FILE, located, publish, versions_of
+from prune2deploy.runtimes.base import Engine
 from prune2deploy.tasks.base import Arrays, Task
 from prune2deploy.validation.assess import TOLERANCES, equality_check
 from prune2deploy.validation.record import Check
@@ -99,7 +99,7 @@ def _seal(entry: Path, model: str, role: Role, requirements: list[str]) -> None:
     write_sealed(part, entry / "1")
 
 
-def raw_check(preprocess: Path, task: Task, engine: Any, wanted: np.ndarray) -> Check:
+def raw_check(preprocess: Path, task: Task, engine: Engine, wanted: np.ndarray) -> Check:
     """Whether `engine` makes `wanted` of raw samples that come through the files in the staged entry `preprocess`."""
     raw = task.raw(len(wanted))
     preprocessor = _module(preprocess / "1" / "preprocessing.py").Preprocessor(preprocess / "1")
@@ -144,7 +144,7 @@ def publish_parts(parts: Sequence[Path], repository: Path, keep: int) -> None:
             publish(staged, entry, keep)
 
 
-def _data(sealed: Any) -> dict[str, str]:
+def _data(sealed: Sealed) -> dict[str, str]:
     """What a part does, as against the code that does it."""
     files = {**sealed.files, **sealed.shared}
     return {name: digest for name, digest in files.items() if not name.endswith(".py") and name != REQUIREMENTS_FILE}

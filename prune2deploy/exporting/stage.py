@@ -26,7 +26,7 @@ from prune2deploy.models.onnx_model import dense_onnx, export_onnx
 from prune2deploy.profiling.table import LatencyTable, read_table
 from prune2deploy.progress import Progress
 from prune2deploy.repository.check import part_checks
-from prune2deploy.repository.manifest import Manifest, entry_name, own_files, read_manifest, shared_files, write_sealed
+from prune2deploy.repository.manifest import Manifest, entry_name, own_files, shared_files, write_sealed
 from prune2deploy.repository.references import write_references
 from prune2deploy.repository.triton import (
     BACKENDS,
@@ -37,7 +37,7 @@ from prune2deploy.repository.triton import (
     write_warmup,
 )
 from prune2deploy.repository.triton_check import check_entry
-from prune2deploy.repository.versions import LABELS_FILE, adopt, located, publish, refuse_unusable, staging, versions_of
+from prune2deploy.repository.versions import LABELS_FILE, adopt, located, newest_manifest, publish, staging, versions_of
 from prune2deploy.runtimes.base import Arrays, Runtime, Shapes
 from prune2deploy.runtimes.ort import OnnxRuntime
 from prune2deploy.runtimes.registry import runtime_for
@@ -102,7 +102,8 @@ def export(
             adopt(entry, staged)
         parts = parts_of(subject, stage, version, repository)
         refuse_other_parts(parts, repository)
-        report = judge(subject, runtime, staged, version, parts, wall_seconds(record, subject.table, start), progress)
+        seconds = wall_seconds(record, subject.table, start)
+        report = judge(subject, runtime, staged, version, parts, evaluation, seconds, progress)
         if report.verdict == "failed" and not force:
             kept = project.state / "rejected" / f"{name}.html"
             write_text(kept, render(report))
@@ -115,17 +116,15 @@ def export(
 
 def refuse_other(repository: Path, name: str, project: Project) -> None:
     """Raise InputError, before any work is done, where `repository` cannot take a version of `name` from `project`."""
-    refuse_unusable(repository, name)
-    entry = repository / name
-    if not entry.exists():
+    there = newest_manifest(repository, name)
+    if there is None:
         return
-    there = read_manifest(entry / located(entry)[1])
     asked = {"task": project.task, "backend": project.backend, "largest batch": max_batch_size(project)}
     found = {"task": there.task, "backend": there.backend, "largest batch": there.max_batch_size}
     if differ := next((key for key in asked if asked[key] != found[key]), None):
         raise InputError(
-            f"{entry} is served with another {differ} ({found[differ]}, here {asked[differ]}), and its versions share it: "
-            "export under another --name"
+            f"{repository / name} is served with another {differ} ({found[differ]}, here {asked[differ]}), and its versions "
+            "share it: export under another --name"
         )
 
 
@@ -151,16 +150,16 @@ def parts_of(subject: Subject, stage: Path, version: Path, repository: Path) -> 
 
 
 def judge(
-    subject: Subject, runtime: Runtime, staged: Path, version: Path, parts: list[Path], seconds: dict[str, float],
-    progress: Progress,
+    subject: Subject, runtime: Runtime, staged: Path, version: Path, parts: list[Path], evaluation: Samples,
+    seconds: dict[str, float], progress: Progress,
 ) -> Report:
     """Check everything, and write the report and the manifest, which end the making of the version."""
     graph = version / BACKENDS[subject.project.backend].graph
     report = assess(subject, runtime, seconds, progress)
     checks = [onnx_check(graph), entry_check(staged, version.name, subject.name)]
     if parts:
-        samples = subject.task.evaluation()
-        wanted = outputs_of(torch_run(subject.pruned), samples.select(list(range(min(SAMPLES, len(samples))))))
+        some = evaluation.select(list(range(min(SAMPLES, len(evaluation)))))
+        wanted = outputs_of(torch_run(subject.pruned), some)
         checks += [raw_check(parts[0], subject.task, OnnxRuntime(Target()).load(graph), wanted), *part_checks(staged)]
     for check in [*checks, *server_checks(subject.project, runtime)]:
         report = with_check(report, check)

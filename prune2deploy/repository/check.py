@@ -1,8 +1,9 @@
 """The check of a whole model repository: every entry, every version, and whether the ensembles fit what they join."""
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from prune2deploy.errors import InputError
 from prune2deploy.files import Record
@@ -140,8 +141,8 @@ def _ensemble_problems(repository: Path, config: "ModelConfig") -> list[str]:
     return problems
 
 
-def _tensors(messages: object) -> dict[str, TensorSpec]:
-    return {each.name: spec_of_message("", each) for each in messages}  # type: ignore[attr-defined]
+def _tensors(messages: Iterable[Any]) -> dict[str, TensorSpec]:
+    return {each.name: spec_of_message("", each) for each in messages}
 
 
 def _mismatch(model: str, name: str, taken: TensorSpec | None, given: TensorSpec | None) -> list[str]:

@@ -35,7 +35,7 @@ def check_entry(entry: Path, version: str, name: str | None = None) -> list[str]
     except InputError as error:
         return [str(error)]
     problems = frame_problems(config, name or entry.resolve().name)
-    backend = next((each for key, each in BACKENDS.items() if key == config.backend), None)
+    backend = BACKENDS.get(config.backend)
     if backend is None or config.platform != backend.platform:
         return [*problems, f"{CONFIG_FILE}: {config.platform!r} on backend {config.backend!r} is nothing that we export"]
     try:

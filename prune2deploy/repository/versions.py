@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prune2deploy.errors import InputError
-from prune2deploy.repository.manifest import ENTRY_NAME, read_manifest, read_sealed, seal_problems, write_sealed
+from prune2deploy.files import made_directory, refuse_blocked
+from prune2deploy.repository.manifest import ENTRY_NAME, Manifest, read_manifest, read_sealed, seal_problems, write_sealed
 from prune2deploy.repository.triton import CONFIG_FILE, WARMUP_DIRECTORY
 
 LABELS_FILE = "labels.txt"
@@ -47,17 +48,17 @@ def located(package: Path) -> tuple[Path, str]:
     return package.resolve(), str(versions[-1])
 
 
-def refuse_unusable(repository: Path, name: str) -> None:
-    """Raise InputError where `name` can be no entry of `repository`, or is one that we did not write."""
-    target = repository.absolute()
-    blocking = next(parent for parent in (target, *target.parents) if parent.exists())
-    if not blocking.is_dir():
-        raise InputError(f"{repository}: {blocking} is a file, not a directory to write into; name another with --out")
+def newest_manifest(repository: Path, name: str) -> Manifest | None:
+    """The manifest of the newest version of `name`; None where there is no such entry yet.
+
+    Raises InputError where `name` can be no entry of `repository`, or is one that we did not write.
+    """
+    refuse_blocked(repository)
     entry = repository / name
     if not (entry.exists() or entry.is_symlink()):
-        return
+        return None
     try:
-        read_manifest(entry / located(entry)[1])
+        return read_manifest(entry / located(entry)[1])
     except InputError as error:
         raise InputError(f"{entry} is there and not to be added to ({error}); export under another --name") from None
 
@@ -72,28 +73,26 @@ def staging(repository: Path, name: str) -> Iterator[Path]:
     if not ENTRY_NAME.fullmatch(name):
         raise InputError(f"{name!r} can be no entry of a repository")
     target = repository.resolve()
-    made = [parent for parent in (target, *target.parents) if not parent.exists()]
-    target.mkdir(parents=True, exist_ok=True)
     root = target.parent / f".{target.name}.staging"
-    try:
+    with made_directory(target):
         root.mkdir(exist_ok=True)
-        if root.stat().st_dev != target.stat().st_dev:
-            raise InputError(
-                f"{repository} is the root of a file system, so nothing can appear in it in one step: "
-                "export into a directory inside it"
-            )
-        with _locked(root / f".{name}.lock", f"another process is exporting {name!r} into {repository}; let it end"):
-            folder = root / name
-            shutil.rmtree(folder, ignore_errors=True)  # left behind by a killed process
-            folder.mkdir()
-            try:
-                yield folder
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        for directory in (root, *made):
-            if directory.is_dir() and not any(directory.iterdir()):
-                directory.rmdir()
+        try:
+            if root.stat().st_dev != target.stat().st_dev:
+                raise InputError(
+                    f"{repository} is the root of a file system, so nothing can appear in it in one step: "
+                    "export into a directory inside it"
+                )
+            with _locked(root / f".{name}.lock", f"another process is exporting {name!r} into {repository}; let it end"):
+                folder = root / name
+                shutil.rmtree(folder, ignore_errors=True)  # left behind by a killed process
+                folder.mkdir()
+                try:
+                    yield folder
+                finally:
+                    shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            if not any(root.iterdir()):  # whoever made it
+                root.rmdir()
 
 
 @contextmanager
