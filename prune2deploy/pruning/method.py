@@ -1,8 +1,10 @@
 """The interface of every pruning method."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from prune2deploy.models.plan import Plan
@@ -24,6 +26,26 @@ class State:
 
 
 Step = Callable[[State], State]
+
+
+@contextmanager
+def undoable(state: State, file: Path) -> Iterator[Callable[[], State]]:
+    """Yields what brings `state` back: steps work in place, and a copy in memory would take a third model's room.
+
+    `file` holds the weights meanwhile.
+    """
+    from safetensors.torch import load_model, save_model
+
+    save_model(state.model, str(file))
+
+    def undo() -> State:
+        load_model(state.model, str(file))
+        return State(state.plan, state.model)
+
+    try:
+        yield undo
+    finally:
+        file.unlink()
 
 
 class Method(ABC):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 EPOCHS = 10  # passes over the samples at an error of a quarter or more; fewer where there is less to mend
+NARROW = 384  # hidden size up to which there are so many; beyond, fewer in proportion: no block costs more than one so wide
 STEP_BATCHES = 2  # batches of `streams.BATCH` samples that a step is taken on
 EVEN = 0.5  # how much of the metric counts all directions of the output alike; the rest goes by their Fisher information
 RATE = 0.03  # a step's size relative to the weights' root mean square at an error of a quarter or more; falls to 0
@@ -81,16 +82,17 @@ def fit(
     """
     import torch
 
+    batches = len(streams.calls)
+    scales = _scales(streams, layer, block, metric)
     with torch.no_grad():
-        error = float(_loss(streams, layer, block, metric, list(range(len(streams.calls)))))
+        error = float(_loss(streams, layer, block, metric, scales, list(range(batches))))
     to_mend = min(1.0, 2 * error**0.5)
-    rate, epochs = RATE * to_mend, math.ceil(EPOCHS * to_mend)
+    rate, epochs = RATE * to_mend, math.ceil(EPOCHS * to_mend * min(1.0, NARROW / len(metric)))
     parameters = [parameter.requires_grad_() for module in modules for parameter in module.parameters()]
     optimiser = torch.optim.Adam([
         {"params": list(module.parameters()), "lr": rate * float(module.weight.detach().square().mean().sqrt())}
         for module in modules
     ])
-    batches = len(streams.calls)
     steps = epochs * -(-batches // STEP_BATCHES)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=steps)
     generator = torch.Generator().manual_seed(seed)
@@ -98,24 +100,44 @@ def fit(
         order = torch.randperm(batches, generator=generator).tolist()
         for start in range(0, batches, STEP_BATCHES):
             optimiser.zero_grad()
-            _loss(streams, layer, block, metric, order[start : start + STEP_BATCHES]).backward()
+            _loss(streams, layer, block, metric, scales, order[start : start + STEP_BATCHES]).backward()
             optimiser.step()
             schedule.step()
     for parameter in parameters:
         parameter.requires_grad_(False)
 
 
+def _scales(streams: Streams, layer: "nn.Module", block: Block, metric: "torch.Tensor") -> list[float]:
+    """Per batch, the weighted sum over tokens of the squared length of what the block has to put out."""
+    import torch
+
+    scales = []
+    with torch.no_grad():
+        for batch in range(len(streams.calls)):
+            seen = streams.through(layer, block, batch, stop_before_output=True)
+            wanted = _wanted(streams, block, batch, seen["entry"])
+            scales.append(float((_weight(streams, block, batch) * (wanted @ metric).square().sum(-1)).sum()))
+    return scales
+
+
 def _loss(
-    streams: Streams, layer: "nn.Module", block: Block, metric: "torch.Tensor", batches: list[int]
+    streams: Streams, layer: "nn.Module", block: Block, metric: "torch.Tensor", scales: list[float], batches: list[int]
 ) -> "torch.Tensor":
     """Weighted mean over tokens of the squared distance to the target, in units of what the block has to put out."""
     import torch
 
-    error, scale = torch.zeros(()), 0.0
+    error = torch.zeros(())
     for batch in batches:
         seen = streams.through(layer, block, batch)
-        valid, weight = streams.valid[batch], streams.weights[batch][streams.rows[block]]
-        wanted = (streams.targets[block.kind][batch] - seen["entry"].detach())[valid]
-        error = error + (weight * ((wanted - seen["output"][valid]) @ metric).square().sum(-1)).sum()
-        scale += float((weight * (wanted @ metric).square().sum(-1)).sum())
-    return error / max(scale, 1e-30)
+        missed = _wanted(streams, block, batch, seen["entry"].detach()) - seen["output"][streams.valid[batch]]
+        error = error + (_weight(streams, block, batch) * (missed @ metric).square().sum(-1)).sum()
+    return error / max(sum(scales[batch] for batch in batches), 1e-30)
+
+
+def _wanted(streams: Streams, block: Block, batch: int, entry: "torch.Tensor") -> "torch.Tensor":
+    """What `block` should put out for the valid tokens of a batch, [tokens, d]."""
+    return (streams.targets[block.kind][batch] - entry)[streams.valid[batch]]
+
+
+def _weight(streams: Streams, block: Block, batch: int) -> "torch.Tensor":
+    return streams.weights[batch][streams.rows[block]]

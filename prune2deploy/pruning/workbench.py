@@ -25,7 +25,6 @@ from prune2deploy.models.checkpoint import (
     save_pruned,
 )
 from prune2deploy.models.onnx_model import dense_onnx
-from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import family_of
 from prune2deploy.profiling.table import LatencyTable, check_matches, read_table, table_path
 from prune2deploy.progress import Progress
@@ -34,7 +33,7 @@ from prune2deploy.pruning.calibrate import Calibration
 from prune2deploy.pruning.costs import Costs, FlopCosts, LatencyCosts
 from prune2deploy.pruning.fit import AIM, ROUNDS, Candidate, EngineBench, fit_to_engine, floor_of, refuse_silly
 from prune2deploy.pruning.judge import Stages, Stopwatch
-from prune2deploy.pruning.method import Method, State, Step
+from prune2deploy.pruning.method import Method, State, undoable
 from prune2deploy.pruning.registry import DEFAULT_METHOD, method_named
 from prune2deploy.pruning.streams import lengths_of
 from prune2deploy.runtimes.base import Shapes
@@ -129,27 +128,13 @@ class Workbench:
         dense = stages.dense(self.calibration_seconds)
         state = State(candidate.plan, method.masked(candidate.plan))
         stages.add("search", state, watch.lap())
-        kept: list[Step] = []
         target = budget.value if budget.kind == "flops" else candidate.predicted_ms
         for name, step in method.steps(costs, max(target, costs.fixed)):
-            watch.lap()
-            state = step(state)
-            if stages.add(name, state, watch.lap()):
-                kept.append(step)
-                state = State(state.plan, state.model)
-            else:
-                state = self._after(candidate.plan, kept)
+            with undoable(state, self.state / "before.safetensors") as undo:
+                watch.lap()
+                state = step(state)
+                state = State(state.plan, state.model) if stages.add(name, state, watch.lap()) else undo()
         return Pruned(budget, state, candidate, rounds, [dense, *stages.results])
-
-    def _after(self, plan: Plan, steps: list[Step]) -> State:
-        """The state that `steps` lead to from the search's `plan`, made again: steps work in place.
-
-        Keeping a copy in memory, for the few times that a step does harm, would take a third model's room.
-        """
-        state = State(plan, self.method.masked(plan))
-        for step in steps:
-            state = step(State(state.plan, state.model))
-        return state
 
     def _search(self, budget: Budget, aim: float) -> tuple[Costs, Candidate, list[Candidate]]:
         method = self.method
