@@ -23,7 +23,7 @@ from prune2deploy.config import Project
 from prune2deploy.console import RichProgress
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import output_projection
-from prune2deploy.pruning import reconstruction, selection
+from prune2deploy.pruning import reconstruction, selection, streams
 from prune2deploy.pruning import refit as refitting
 from prune2deploy.pruning.calibrate import Calibration, fisher_information
 from prune2deploy.pruning.costs import Costs, LatencyCosts
@@ -171,8 +171,36 @@ def bias_only(projection: nn.Linear, columns: torch.Tensor, statistics: BlockSta
     write_columns(projection, columns, projection.weight[:, columns].double().numpy(), statistics)
 
 
+class HalfThePasses(OursMethod):
+    """Of block reconstruction."""
+
+    factor = 0.5
+
+    def _reconstruct(self, state: State) -> State:
+        with patch.object(reconstruction, "EPOCHS", self.factor * reconstruction.EPOCHS):
+            return super()._reconstruct(state)
+
+
+class TwiceThePasses(HalfThePasses):
+    factor = 2
+
+
 class UniformDraw(OursMethod):
     """Calibration samples as likely one as the other, however long they are: `measure` sees to it."""
+
+
+class MoreSamples(OursMethod):
+    """Four times as many (`measure` sees to it), and room for all their tokens."""
+
+    factor = 4
+
+    def _select(self, state: State) -> State:
+        with patch.object(streams, "NUMBERS", self.factor * streams.NUMBERS):
+            return super()._select(state)
+
+    def _reconstruct(self, state: State) -> State:
+        with patch.object(streams, "NUMBERS", self.factor * streams.NUMBERS):
+            return super()._reconstruct(state)
 
 
 class WeakRidge(OursMethod):
@@ -195,12 +223,15 @@ VARIANTS: dict[str, type[OursMethod]] = {
     "all of it": OursMethod,
     "no block reconstruction": NoReconstruction,
     "reconstruction with all directions alike": EvenReconstruction,
+    "half the passes of reconstruction": HalfThePasses,
+    "twice the passes of reconstruction": TwiceThePasses,
     "no selection on the prefix": SelectionBeforehand,
     "no re-fit of the weights": NoRefit,
     "neither selection nor re-fit": NoSelectionNorRefit,
     "a weaker ridge": WeakRidge,
     "a stronger ridge": StrongRidge,
     "samples drawn whatever their length": UniformDraw,
+    "four times the samples": MoreSamples,
     "all tokens count alike": UniformTokens,
     "all output directions count alike": PlainError,
     "all blocks count alike, too": RelativeError,
@@ -215,7 +246,10 @@ def measure(project: Project, name: str, seed: int, work: Path) -> list[dict]:
     kept = work / f"{name.replace(' ', '-')}-{seed}.json"
     if kept.exists():
         return json.loads(kept.read_text())
-    seeded = project.model_copy(update={"calibration": project.calibration.model_copy(update={"seed": seed})})
+    calibration = {"seed": seed}
+    if VARIANTS[name] is MoreSamples:
+        calibration["samples"] = MoreSamples.factor * project.calibration.samples
+    seeded = project.model_copy(update={"calibration": project.calibration.model_copy(update=calibration)})
     uniform = patch.object(TextClassification, "sizes", lambda task, rows: None)
     with uniform if VARIANTS[name] is UniformDraw else nullcontext():
         workbench = Workbench(seeded, progress=RichProgress())

@@ -9,6 +9,7 @@ measured, so that an interrupted benchmark goes on. Nothing else may run on the 
 import argparse
 import json
 import resource
+import shutil
 import sys
 import threading
 import time
@@ -88,6 +89,8 @@ def measure(project: Project, method: str, seed: int, shares: list[float], work:
         seeded = project.model_copy(update={"calibration": project.calibration.model_copy(update={"seed": seed})})
         with PeakMemory() as memory:
             workbench = Workbench(seeded, method, progress=RichProgress())
+            shutil.rmtree(workbench.state)  # statistics of an earlier run: taking them is part of what is timed
+            workbench.state.mkdir()
             workbench.bench  # noqa: B018 (the dense engine is built before anything is timed)
             workbench.method  # noqa: B018
             for share in missing:

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from unittest import mock
 
-import torch
-from transformers import BertConfig, BertForSequenceClassification, ViTImageProcessor
+from bert_base import random_bert
+from transformers import ViTImageProcessor
 
 from prune2deploy.config import Project, Target
 from prune2deploy.files import pretty_json, write_text
@@ -32,14 +32,6 @@ from prune2deploy.tasks.registry import task_of
 TEXT = [{"batch": 1, "seq_len": 128}, {"batch": 32, "seq_len": 128}]
 IMAGES = [{"batch": 1}, {"batch": 32}]
 RAGGED = {"attention": (5, 7, 0, 12, 3, 1), "ffn": (1536, 700, 768, 0, 64, 1000)}
-
-
-def bert_base(work: Path) -> Path:
-    directory = work / "bert-base"
-    if not directory.exists():
-        torch.manual_seed(0)
-        BertForSequenceClassification(BertConfig(num_labels=2)).save_pretrained(directory)
-    return directory
 
 
 def deit(shared: Path, work: Path) -> Path:
@@ -74,9 +66,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
+    random_bert(options.work / "bert-base")
     text, images = "text-classification", "image-classification"
     cases = {
-        "BERT-base shape, dense": (bert_base(options.work), text, None),
+        "BERT-base shape, dense": (options.work / "bert-base", text, None),
         "MiniLM-L6, ragged, two blocks vanished": (options.shared / "models" / "minilm-sst2", text, RAGGED),
         "DeiT-tiny, dense": (deit(options.shared, options.work), images, None),
     }

@@ -31,6 +31,13 @@ def resident() -> float:
     return memory.peak
 
 
+def random_bert(directory: Path) -> None:
+    """Write a BERT-base of random weights, unless it is there."""
+    if not directory.exists():
+        torch.manual_seed(0)
+        BertForSequenceClassification(BertConfig(num_labels=2)).save_pretrained(directory)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", type=Path, required=True)
@@ -39,13 +46,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     directory = options.work / "bert-base"
-    if not directory.exists():
-        torch.manual_seed(0)
-        model = BertForSequenceClassification(BertConfig(num_labels=2))
-        model.save_pretrained(directory)
-        for file in processor_files(options.tokenizer):
-            shutil.copy2(file, directory / file.name)
-        del model
+    random_bert(directory)
+    for file in processor_files(options.tokenizer):
+        shutil.copy2(file, directory / file.name)
     project, _ = init(str(directory.resolve()), str(options.data.resolve()), options.work)
     model_gib = (directory / "model.safetensors").stat().st_size / 2**30
     before = resident()

@@ -70,6 +70,7 @@ class Target(Record):
     runtime: RuntimeName = "onnxruntime"
     precision: Precision = "fp32"
     threads: int | None = Field(None, ge=1, le=1024, description="None: one a physical core that we may use")
+    cuda_graphs: bool = Field(False, description="ONNX Runtime replays what it captured once for each shape")
     tensorrt: TensorRtSettings = Field(default_factory=TensorRtSettings)
     triton: str | None = Field(None, description="the release of the server, such as 26.07")
 
@@ -81,6 +82,8 @@ class Target(Record):
             raise ValueError('ONNX Runtime computes in fp32 or fp16; precision = "bf16" needs runtime = "tensorrt"')
         if self.device == "cpu" and self.precision != "fp32":
             raise ValueError('on a CPU, ONNX Runtime computes in fp32 whatever the graph says: precision = "fp32"')
+        if self.cuda_graphs and (self.runtime, self.device) != ("onnxruntime", "gpu"):
+            raise ValueError('cuda_graphs is for device = "gpu" with runtime = "onnxruntime" (TensorRT needs no telling)')
         return self
 
 

@@ -106,6 +106,8 @@ def test_missing_project_file_says_how_to_make_one(tmp_path):
         ({"workload": [{"weight": float("inf")}]}, "workload.0.weight: "),
         ({"target": {"device": "tpu"}}, "target.device: "),
         ({"target": {"threads": 0}}, "target.threads: "),
+        ({"target": {"cuda_graphs": True}}, "target: Value error, cuda_graphs is for device"),
+        ({"target": {"cuda_graphs": True, "device": "gpu", "runtime": "tensorrt"}}, "target: Value error, cuda_graphs is"),
         ({"calibration": {"samples": 1}}, "calibration.samples: "),
         ({"calibration": {"seed": -1}}, "calibration.seed: "),
     ],

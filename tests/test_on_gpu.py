@@ -62,6 +62,13 @@ def test_engine_answers_as_pytorch_does_at_every_shape(case, pruned, tmp_path, n
         assert np.abs(got - wanted).max() < TOLERANCE[precision] * np.abs(wanted).max()
 
 
+def test_replayed_cuda_graphs_of_onnx_runtime_answer_for_each_shape(case, pruned, tmp_path):
+    target = Target(device="gpu", precision="fp16", cuda_graphs=True)
+    engine = runtime_for(target, None, tmp_path).build(pruned[1])
+    for rows in ([0], [1, 2, 3, 4]):
+        assert 0 < engine.timed(case.samples.batch(rows).inputs)() < 1000  # checks what it replays
+
+
 @pytest.mark.parametrize("name", ["onnxruntime", "tensorrt"])
 def test_timing_runs_what_run_runs(case, pruned, tmp_path, name):
     engine = on_gpu(case, tmp_path, name, "fp16").build(pruned[1])

@@ -78,6 +78,8 @@ def export(
     dense, small = load_dense(directory), load(pruned)
     task = task_of(project, directory, dense.config)
     runtime = runtime_for(project.target, Shapes(project.workload, task.axis_limits()), project.state)
+    if project.target.cuda_graphs:
+        progress.note("measured with CUDA graphs, which a server replays for TensorRT only: it will be slower there")
     project.state.mkdir(parents=True, exist_ok=True)
     with staging(repository, name) as stage:
         entry, staged = repository / name, stage / name

@@ -158,6 +158,8 @@ def check_matches(
     elif runtime is not None and (table.runtime.version, table.runtime.provider) != (runtime.version, runtime.provider):
         wrong = (f"{table.runtime.provider} {table.runtime.version}, "
                  f"and here is {runtime.provider} {runtime.version}")  # fmt: skip
+    elif runtime is not None and (differing := _differing(table.runtime.settings, runtime.settings)):
+        wrong = f"{differing[0]}, and this run has {differing[1]}"
     if wrong:
         raise InputError(f"{where}: this latency table was made for {wrong}: measure one with `prune2deploy profile`")
     points = []
@@ -168,6 +170,15 @@ def check_matches(
             raise InputError(f"{where}: has no {wanted} (it has: {known}): measure it with `prune2deploy profile`")
         points.append(found.model_copy(update={"point": wanted}))
     return table.model_copy(update={"points": points})
+
+
+def _differing(table: dict[str, str], run: dict[str, str]) -> tuple[str, str] | None:
+    """The settings that are not the same in both, as each has them."""
+    names = sorted(name for name in table.keys() | run.keys() if table.get(name) != run.get(name))
+    if not names:
+        return None
+    first, second = (", ".join(f"{name} = {settings.get(name, 'not set')}" for name in names) for settings in (table, run))
+    return first, second
 
 
 def refuse_noisy(table: LatencyTable) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BATCH = 32
-ACTIVATIONS = 50_000_000  # numbers that a batch leaves behind for its backward pass, 200 MB
+ACTIVATIONS = 30_000_000  # numbers that a batch leaves behind for its backward pass, 120 MB
 
 
 @dataclass

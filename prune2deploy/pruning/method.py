@@ -74,11 +74,15 @@ class Method(ABC):
         return "given" if self.calibration.samples.labels is not None else "drawn from the dense model's own predictions"
 
     def masked(self, plan: Plan) -> "PreTrainedModel":
-        """A copy of the dense model with everything that `plan` drops masked."""
+        """A copy of the dense model with everything that `plan` drops masked.
+
+        It shares the dense model's embeddings, so no step may change them.
+        """
         import copy
 
         from prune2deploy.models.surgery import mask_
 
-        model = copy.deepcopy(self.calibration.model)
+        dense = self.calibration.model
+        model = copy.deepcopy(dense, {id(shared): shared for shared in dense.get_input_embeddings().parameters()})
         mask_(model, plan)
         return model

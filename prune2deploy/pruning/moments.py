@@ -15,6 +15,7 @@ import numpy as np
 
 from prune2deploy.errors import InputError
 from prune2deploy.files import read_arrays, write_arrays
+from prune2deploy.memory import give_back
 from prune2deploy.models.family import Block
 from prune2deploy.models.registry import output_projection
 from prune2deploy.pruning.calibrate import Calibration, batch_generator
@@ -83,6 +84,7 @@ def _measure(calibration: Calibration) -> Moments:
                 weights[index] = norms[row][:, valid[row].numpy()]
             for block, total in sums.items():
                 total.add(inputs[block][valid], gradients[block][valid])
+            give_back()
             advance()
     ordered = _gathered(weights, len(samples), len(blocks))
     for total in sums.values():
@@ -124,18 +126,21 @@ class _Sums:
         self.gg = np.zeros((projection.out_features, projection.out_features), dtype=np.float32)
 
     def add(self, inputs: "torch.Tensor", gradients: "torch.Tensor") -> None:
+        import torch
+
         self.tokens += len(inputs)
         self.x += inputs.double().sum(0).numpy()
-        self.xx += (inputs.T @ inputs).numpy()
-        self.gg += (gradients.T @ gradients).numpy()
+        for total, rows in ((self.xx, inputs), (self.gg, gradients)):
+            torch.from_numpy(total).addmm_(rows.T, rows)
 
     def add_up(self) -> None:
         team().add_up(self.tokens, self.x, self.xx, self.gg)
 
     def moments(self, samples: int) -> BlockMoments:
         mean = self.x / self.tokens
-        covariance = self.xx / self.tokens - np.outer(mean, mean)
-        return BlockMoments(mean, covariance.astype(np.float32), self.gg / np.float32(samples))
+        for row, of_row in zip(self.xx, mean, strict=True):  # in place: in float64 the whole of it would take twice the room
+            row[:] = row / self.tokens - of_row * mean
+        return BlockMoments(mean, self.xx, self.gg / np.float32(samples))
 
 
 def passes(

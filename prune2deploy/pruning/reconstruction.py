@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from prune2deploy.memory import give_back
 from prune2deploy.models.family import Block
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import blocks_of, family_of, layers_of
@@ -55,6 +56,7 @@ def reconstruct(
                 metric = metric_of(moments.blocks[block].sensitivity)
                 fit(cast("list[nn.Linear]", modules), streams, small, block, metric, seed)
                 write_back_(family, small, layer, block, kept)
+            give_back()
             advance()
 
 
@@ -77,16 +79,22 @@ def fit(
 ) -> None:
     """Adam on the parameters of `modules`, those of `block` in `layer`.
 
+    What is minimised is the weighted squared distance to the target, in units of what the block has to put out.
     Steps are in units of the weights' own size. Their size and their number shrink with the error that there is to mend: a
     block that is all but right already would otherwise be made worse by the steps' own noise.
     """
     import torch
 
+    def length(batch: int, vectors: torch.Tensor) -> torch.Tensor:
+        weight = streams.weights[batch][streams.rows[block]]
+        return (weight * (vectors @ metric).square().sum(-1)).sum()
+
     batches = len(streams.calls)
-    scales = _scales(streams, layer, block, metric)
     with torch.no_grad():
-        error = float(_loss(streams, layer, block, metric, scales, list(range(batches))))
-    to_mend = min(1.0, 2 * error**0.5)
+        pairs = ((batch, _missed(streams, layer, block, batch)) for batch in range(batches))
+        lengths = [(float(length(batch, missed)), float(length(batch, wanted))) for batch, (missed, wanted) in pairs]
+    errors, scales = zip(*lengths, strict=True)
+    to_mend = min(1.0, 2 * (sum(errors) / max(sum(scales), 1e-30)) ** 0.5)
     rate, epochs = RATE * to_mend, math.ceil(EPOCHS * to_mend * min(1.0, NARROW / len(metric)))
     parameters = [parameter.requires_grad_() for module in modules for parameter in module.parameters()]
     optimiser = torch.optim.Adam([
@@ -100,44 +108,22 @@ def fit(
         order = torch.randperm(batches, generator=generator).tolist()
         for start in range(0, batches, STEP_BATCHES):
             optimiser.zero_grad()
-            _loss(streams, layer, block, metric, scales, order[start : start + STEP_BATCHES]).backward()
+            taken = order[start : start + STEP_BATCHES]
+            scale = max(sum(scales[batch] for batch in taken), 1e-30)
+            for batch in taken:  # one after the other, so that one batch's activations are all that is kept
+                (length(batch, _missed(streams, layer, block, batch)[0]) / scale).backward()
             optimiser.step()
             schedule.step()
+            give_back()
     for parameter in parameters:
         parameter.requires_grad_(False)
 
 
-def _scales(streams: Streams, layer: "nn.Module", block: Block, metric: "torch.Tensor") -> list[float]:
-    """Per batch, the weighted sum over tokens of the squared length of what the block has to put out."""
-    import torch
-
-    scales = []
-    with torch.no_grad():
-        for batch in range(len(streams.calls)):
-            seen = streams.through(layer, block, batch, stop_before_output=True)
-            wanted = _wanted(streams, block, batch, seen["entry"])
-            scales.append(float((_weight(streams, block, batch) * (wanted @ metric).square().sum(-1)).sum()))
-    return scales
-
-
-def _loss(
-    streams: Streams, layer: "nn.Module", block: Block, metric: "torch.Tensor", scales: list[float], batches: list[int]
-) -> "torch.Tensor":
-    """Weighted mean over tokens of the squared distance to the target, in units of what the block has to put out."""
-    import torch
-
-    error = torch.zeros(())
-    for batch in batches:
-        seen = streams.through(layer, block, batch)
-        missed = _wanted(streams, block, batch, seen["entry"].detach()) - seen["output"][streams.valid[batch]]
-        error = error + (_weight(streams, block, batch) * (missed @ metric).square().sum(-1)).sum()
-    return error / max(sum(scales[batch] for batch in batches), 1e-30)
-
-
-def _wanted(streams: Streams, block: Block, batch: int, entry: "torch.Tensor") -> "torch.Tensor":
-    """What `block` should put out for the valid tokens of a batch, [tokens, d]."""
-    return (streams.targets[block.kind][batch] - entry)[streams.valid[batch]]
-
-
-def _weight(streams: Streams, block: Block, batch: int) -> "torch.Tensor":
-    return streams.weights[batch][streams.rows[block]]
+def _missed(
+    streams: Streams, layer: "nn.Module", block: Block, batch: int
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """For the valid tokens of a batch, [tokens, d]: (what `block` should put out less what it does, what it should)."""
+    seen = streams.through(layer, block, batch)
+    valid = streams.valid[batch]
+    wanted = (streams.targets[block.kind][batch] - seen["entry"].detach())[valid]
+    return wanted - seen["output"][valid], wanted

@@ -8,6 +8,7 @@ et al. 2024), with the strength of the ridge relative to the inputs' own varianc
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.linalg import solve
 
 from prune2deploy.models.family import Block
 from prune2deploy.models.plan import Plan
@@ -28,10 +29,10 @@ RIDGE = 1e-2  # of the inputs' mean variance, pulling toward the weights that ar
 def refit(dense: "PreTrainedModel", pruned: "PreTrainedModel", plan: Plan, samples: Samples, progress: Progress) -> None:
     """Re-fit, in place, the output projections of the masked model `pruned`, biases included."""
 
-    def solve(block: Block, kept: list[int], statistics: BlockStatistics, projection: "nn.Linear") -> None:
+    def solve_block(block: Block, kept: list[int], statistics: BlockStatistics, projection: "nn.Linear") -> None:
         fit_columns(projection, columns_of(kept, block.unit_size), statistics)
 
-    walk(dense, pruned, plan, samples, solve, progress, "re-fitting output projections")
+    walk(dense, pruned, plan, samples, solve_block, progress, "re-fitting output projections")
 
 
 def fit_columns(projection: "nn.Linear", columns: "torch.Tensor", statistics: BlockStatistics) -> None:
@@ -48,4 +49,5 @@ def ridge(statistics: BlockStatistics, weight: np.ndarray) -> np.ndarray:
     penalty = RIDGE * float(np.trace(gram)) / len(gram)
     if penalty == 0:
         return weight
-    return np.linalg.solve(gram + penalty * np.eye(len(gram)), cross + penalty * weight.T).T
+    gram[np.diag_indices_from(gram)] += penalty
+    return np.ascontiguousarray(solve(gram.T, cross + penalty * weight.T, assume_a="pos", overwrite_a=True).T)

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from prune2deploy.memory import give_back
 from prune2deploy.models.family import Block
 from prune2deploy.models.registry import output_projection
 from prune2deploy.models.surgery import columns_of, mask_block_
@@ -41,6 +42,7 @@ def select_and_refit(
             mask_block_(projection, block, kept[block])
             columns = columns_of(kept[block], block.unit_size)
             fit_columns(projection, columns, statistics.of(columns.numpy()))
+            give_back()
             advance()
     return kept
 
@@ -52,4 +54,7 @@ def _select(
         return list(range(width))
     best = ridge(statistics, projection.weight.double().numpy())
     covariance, _ = statistics.centred()
-    return removal_curve(best, covariance, moments.blocks[block].sensitivity, block.unit_size, keep=width).kept(width)
+    curve = removal_curve(
+        best, covariance, moments.blocks[block].sensitivity, block.unit_size, keep=width, overwrite=True
+    )
+    return curve.kept(width)

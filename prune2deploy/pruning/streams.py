@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prune2deploy.memory import Spilled, give_back
 from prune2deploy.models.family import KINDS, Block, Kind
 from prune2deploy.models.layer_call import LayerCall, capture
 from prune2deploy.models.registry import blocks_of, family_of, layers_of, output_projection
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 BATCH = 32
 BATCH_TOKENS = 4096
-NUMBERS = 65_536 * 384  # in one stream of hidden states, 100 MB: what least squares are solved over; there are four
+NUMBERS = 65_536 * 384  # in one stream of hidden states, 100 MB on disk: what least squares are solved over
 
 
 @dataclass
@@ -44,7 +45,10 @@ class BlockStatistics:
     def centred(self) -> "tuple[np.ndarray, np.ndarray]":
         """(Σ (x − x̄)(x − x̄)ᵀ, Σ (x − x̄)(y − ȳ)ᵀ), each over n."""
         x, y = self.x_sum / self.n, self.y_sum / self.n
-        return self.xx / self.n - np.outer(x, x), self.xy / self.n - np.outer(x, y)
+        xx, xy = self.xx / self.n, self.xy / self.n
+        xx -= np.outer(x, x)
+        xy -= np.outer(x, y)
+        return xx, xy
 
 
 class _Reached(Exception):  # noqa: N818 (a signal, not an error)
@@ -74,19 +78,21 @@ class Streams:
         self.valid: list[torch.Tensor] = []
         self.weights: list[torch.Tensor] = []  # per batch [blocks, valid tokens]
         self.rows = {block: row for row, block in enumerate(blocks_of(dense))}
+        self.dense_hidden, self.pruned_hidden = Spilled(), Spilled()
+        self.targets: dict[Kind, Spilled] = {}
         taken = thinned(dense, samples, NUMBERS // family_of(dense.config).signature(dense.config).hidden_size)
         some = samples.select(taken)
         for indices in grouped(some.order(), lengths_of(dense, some).tolist(), BATCH, BATCH_TOKENS):
             batch = some.batch(indices)
             call = capture(dense, batch.tensors())
-            self.calls.append(call)
+            self.calls.append(LayerCall(torch.empty(0), call.args, call.kwargs))
+            for hidden in (self.dense_hidden, self.pruned_hidden):
+                hidden.append(call.hidden)
             self.valid.append(batch.counted(call.hidden))
             if weights is None:
                 self.weights.append(torch.ones(len(self.rows), int(self.valid[-1].sum())))
             else:
                 self.weights.append(torch.from_numpy(np.concatenate([weights[taken[i]] for i in indices], axis=1)))
-        self.pruned_hidden = [call.hidden for call in self.calls]
-        self.targets: dict[Kind, list[torch.Tensor]] = {}
 
     def enter(self, layer: int) -> None:
         """Go on to `layer`: run the dense model's, and the pruned model's last one as it is now."""
@@ -95,17 +101,18 @@ class Streams:
         with torch.no_grad():
             if self.layer >= 0:
                 past = layers_of(self.pruned)[self.layer]
-                self.pruned_hidden = [
-                    call.run(past, hidden) for call, hidden in zip(self.calls, self.pruned_hidden, strict=True)
-                ]
+                for batch, call in enumerate(self.calls):
+                    self.pruned_hidden[batch] = call.run(past, self.pruned_hidden[batch])
+                    give_back()
             self.layer = layer
-            self.targets = {kind: [] for kind in KINDS}
+            self.targets = {kind: Spilled() for kind in KINDS}
             module = layers_of(self.dense)[layer]
-            for call in self.calls:
+            for batch, call in enumerate(self.calls):
                 with self._watched(module, KINDS) as seen:
-                    call.hidden = call.run(module, call.hidden)
+                    self.dense_hidden[batch] = call.run(module, self.dense_hidden[batch])
                 for kind in KINDS:
                     self.targets[kind].append(seen[kind, "entry"] + seen[kind, "output"])
+                give_back()
 
     def blocks(self) -> Iterator[Block]:
         """Every block in forward order; when one is yielded, the walk has come as far as its layer."""
@@ -133,7 +140,9 @@ class Streams:
             if first_token_only:
                 counted = valid & (torch.arange(valid.shape[1]) == 0)
                 weight = weight[counted[valid]]
-            x = seen["input"][counted][:, columns]
+            x = seen["input"][counted]
+            if len(kept) < block.units:
+                x = x[:, columns]
             y = (self.targets[block.kind][batch] - seen["entry"])[counted]
             weighted = x * weight[:, None]
             sums.n += float(weight.sum(dtype=torch.float64))
@@ -141,6 +150,7 @@ class Streams:
             sums.y_sum += (y * weight[:, None]).double().sum(0).numpy()
             sums.xx += (x.T @ weighted).numpy()
             sums.xy += (weighted.T @ y).numpy()
+            give_back()
         return sums
 
     def through(
@@ -242,5 +252,6 @@ class Reconstruction:
                     model(**batch.tensors())
                 hidden = found.pop()
                 yield hidden[batch.counted(hidden)]
+                give_back()
         finally:
             handle.remove()

@@ -1,5 +1,6 @@
 """ONNX Runtime, on the CPU or on CUDA."""
 
+import itertools
 import shutil
 from pathlib import Path
 from time import perf_counter_ns
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prune2deploy.config import Target
-from prune2deploy.errors import InputError, MissingPackageError
+from prune2deploy.errors import CheckFailedError, InputError, MissingPackageError
 from prune2deploy.models.precision import cast
 from prune2deploy.runtimes.base import Arrays, DeviceInfo, DeviceKind, Engine, Runtime, RuntimeInfo, TimedRun
 from prune2deploy.runtimes.devices import affinity, cpu_device, cuda_device, usable_cores
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
 # spinning threads of several live sessions fight for the cores: 50 % spread instead of 3 % (docs/measuring.md)
 SETTINGS = {"session.intra_op.allow_spinning": "0"}
+NO_TF32 = {"use_tf32": "0"}  # no more exact than half precision, and on by default
+CUDA_GRAPHS = {"enable_cuda_graph": "1"}
+NO_GRAPH = -1  # for a run whose buffers are not those of any captured graph
+REPLAYED = 0.01  # how far a replayed answer may be from a plain run's, relative to the largest
 
 
 class OrtEngine(Engine):
@@ -34,13 +39,28 @@ class OrtEngine(Engine):
 
 
 class OrtCudaEngine(OrtEngine):
-    """A session on CUDA; timed with inputs and outputs that stay on the device."""
+    """A session on CUDA; timed with inputs and outputs that stay on the device.
+
+    With CUDA graphs, every `timed` captures one of its own: a graph is bound to its shapes and to the addresses it read.
+    """
 
     device: DeviceKind = "gpu"
 
+    def __init__(self, session: "onnxruntime.InferenceSession", cuda_graphs: bool = False):
+        super().__init__(session)
+        self.cuda_graphs, self.graphs = cuda_graphs, itertools.count(1)  # 0 is ONNX Runtime's own
+
+    def run(self, inputs: Arrays) -> np.ndarray:
+        """See Engine."""
+        return self.session.run(None, inputs, self._run_options(NO_GRAPH))[0]
+
     def timed(self, inputs: Arrays) -> TimedRun:
-        """See Engine: from the call until the device is done, without copies to and from the host."""
+        """See Engine: from the call until the device is done, without copies to and from the host.
+
+        Raises CheckFailedError where replaying a captured graph gives other answers.
+        """
         ort = import_onnxruntime()
+        options = self._run_options(next(self.graphs))
         binding = self.session.io_binding()
         for name, array in inputs.items():
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, "cuda", 0))
@@ -50,10 +70,23 @@ class OrtCudaEngine(OrtEngine):
 
         def run() -> float:
             start = perf_counter_ns()
-            self.session.run_with_iobinding(binding)  # returns when the device is done
+            self.session.run_with_iobinding(binding, options)  # returns when the device is done
             return (perf_counter_ns() - start) / 1e6
 
+        if self.cuda_graphs:
+            for _ in range(2):  # captures, and then replays
+                run()
+            if not np.allclose(on_device.numpy(), output, rtol=0, atol=REPLAYED * float(np.abs(output).max())):
+                raise CheckFailedError("replaying a CUDA graph gives other answers: set cuda_graphs = false")
         return run
+
+    def _run_options(self, graph: int) -> "onnxruntime.RunOptions | None":
+        """Capture and replay the graph of this number."""
+        if not self.cuda_graphs:
+            return None
+        options = import_onnxruntime().RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(graph))
+        return options
 
 
 class OnnxRuntime(Runtime):
@@ -92,8 +125,7 @@ class OnnxRuntime(Runtime):
         options.log_severity_level = 3
         for key, value in SETTINGS.items():
             options.add_session_config_entry(key, value)
-        # TF32 is no more exact than half precision, and it is on by default
-        provider = (self.provider, {"use_tf32": "0"}) if self.target.device == "gpu" else self.provider
+        provider = (self.provider, self._provider_options) if self.target.device == "gpu" else self.provider
         try:
             session = ort.InferenceSession(str(artifact), options, providers=[provider])
         except Exception as error:  # the runtime's own exceptions share no public base
@@ -104,14 +136,20 @@ class OnnxRuntime(Runtime):
                 f"ONNX Runtime gave {session.get_providers()[0]} where {self.provider} was asked for: "
                 "CUDA or cuDNN libraries are missing (`prune2deploy doctor` says which)"
             )
-        return OrtEngine(session) if self.target.device == "cpu" else OrtCudaEngine(session)
+        return OrtEngine(session) if self.target.device == "cpu" else OrtCudaEngine(session, self.target.cuda_graphs)
 
     def describe(self) -> RuntimeInfo:
         """See Runtime."""
         return RuntimeInfo(
             name="onnxruntime", version=import_onnxruntime().__version__, provider=self.provider, threads=self.threads,
-            affinity=affinity(), settings=dict(SETTINGS),
+            affinity=affinity(), settings=SETTINGS | self._provider_options,
         )
+
+    @property
+    def _provider_options(self) -> dict[str, str]:
+        if self.target.device == "cpu":
+            return {}
+        return NO_TF32 | (CUDA_GRAPHS if self.target.cuda_graphs else {})
 
     def device(self) -> DeviceInfo:
         """See Runtime."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prune2deploy.memory import give_back
 from prune2deploy.tasks.base import Arrays, Samples, Score, Task, tensors
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ def torch_run(model: "PreTrainedModel") -> Run:
 
     def run(inputs: Arrays) -> np.ndarray:
         with torch.no_grad():
-            return model(**tensors(inputs)).logits.numpy()
+            logits = model(**tensors(inputs)).logits.numpy()
+        give_back()
+        return logits
 
     return run
 

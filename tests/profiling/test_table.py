@@ -212,6 +212,10 @@ def change(record, **changes):
         ({"runtime": change(RUNTIME, version="1.0")}, "here is CPUExecutionProvider 1.0"),
         ({"runtime": change(RUNTIME, provider="Other")}, "here is Other 1.31.1"),
         (
+            {"runtime": change(RUNTIME, settings={"enable_cuda_graph": "1"})},
+            "made for enable_cuda_graph = not set, and this run has enable_cuda_graph = 1",
+        ),
+        (
             {"workload": [WorkloadPoint(batch=2, seq_len=16)]},
             r"batch 2 × 16 \(it has: batch 1 × 16, batch 8 × 16\)",
         ),

@@ -7,11 +7,11 @@ import onnxruntime
 import pytest
 
 from prune2deploy.config import Target
-from prune2deploy.errors import InputError, MissingPackageError
+from prune2deploy.errors import CheckFailedError, InputError, MissingPackageError
 from prune2deploy.runtimes import devices
 from prune2deploy.runtimes.base import DeviceInfo
 from prune2deploy.runtimes.devices import usable_cores
-from prune2deploy.runtimes.ort import OnnxRuntime
+from prune2deploy.runtimes.ort import OnnxRuntime, OrtCudaEngine
 from prune2deploy.runtimes.registry import runtime_for
 
 
@@ -85,6 +85,88 @@ def test_silent_fall_back_to_the_cpu_is_noticed(doubling, monkeypatch):
         InputError, match="gave CPUExecutionProvider where CUDAExecutionProvider was asked for"
     ):
         runtime.build(doubling)
+
+
+# CUDA graphs: the session is one on the CPU, which takes the same calls
+
+
+class Recording:
+    """A session that notes which graph each run asks for; from its second bound run on, it answers `wrong` if given."""
+
+    def __init__(self, session, wrong=None):
+        self.session, self.wrong, self.plain, self.bound = session, wrong, [], []
+
+    def run(self, outputs, inputs, options=None):
+        self.plain.append(graph_of(options))
+        return self.session.run(outputs, inputs, options)
+
+    def run_with_iobinding(self, binding, options=None):
+        self.bound.append(graph_of(options))
+        self.session.run_with_iobinding(binding, options)
+        if self.wrong is not None and len(self.bound) > 1:
+            binding.get_outputs()[0].update_inplace(self.wrong)
+
+    def __getattr__(self, name):
+        return getattr(self.session, name)
+
+
+def graph_of(options):
+    return options and options.get_run_config_entry("gpu_graph_id")
+
+
+@pytest.fixture
+def on_the_cpu(monkeypatch):
+    value = onnxruntime.OrtValue
+    from_numpy, of_shape = value.ortvalue_from_numpy, value.ortvalue_from_shape_and_type
+    monkeypatch.setattr(value, "ortvalue_from_numpy", lambda array, device, number: from_numpy(array))
+    monkeypatch.setattr(
+        value, "ortvalue_from_shape_and_type", lambda shape, kind, device, number: of_shape(shape, kind)
+    )
+
+
+def test_every_shape_has_a_cuda_graph_of_its_own_and_plain_runs_have_none(doubling, on_the_cpu):
+    session = Recording(OnnxRuntime(Target()).load(doubling).session)
+    engine = OrtCudaEngine(session, cuda_graphs=True)
+    for rows in (1, 3):
+        run = engine.timed({"x": np.ones((rows, 2), dtype=np.float32)})
+        assert run() > 0
+    engine.run({"x": np.ones((5, 2), dtype=np.float32)})
+    assert session.plain == ["-1"] * 3
+    assert session.bound == ["1"] * 3 + ["2"] * 3, "captured, replayed to be checked, replayed to be timed"
+
+
+def test_a_replay_that_answers_otherwise_is_not_timed(doubling, on_the_cpu):
+    session = Recording(OnnxRuntime(Target()).load(doubling).session, wrong=np.zeros((1, 2), dtype=np.float32))
+    with pytest.raises(CheckFailedError, match="replaying a CUDA graph gives other answers"):
+        OrtCudaEngine(session, cuda_graphs=True).timed({"x": np.ones((1, 2), dtype=np.float32)})
+
+
+def test_without_cuda_graphs_nothing_is_captured(doubling, on_the_cpu):
+    session = Recording(OnnxRuntime(Target()).load(doubling).session)
+    assert OrtCudaEngine(session).timed({"x": np.ones((1, 2), dtype=np.float32)})() > 0
+    assert session.plain == session.bound == [None]
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_a_session_on_cuda_gets_the_settings_that_its_description_names(doubling, monkeypatch, graphs):
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    asked = []
+
+    class Session:
+        def __init__(self, path, options, providers):
+            asked.extend(providers)
+
+        def get_providers(self):
+            return ["CUDAExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    runtime = OnnxRuntime(Target(device="gpu", cuda_graphs=graphs))
+    assert runtime.load(doubling).cuda_graphs is graphs
+    ((provider, settings),) = asked
+    assert provider == "CUDAExecutionProvider"
+    assert settings.items() <= runtime.describe().settings.items()
+    assert ("enable_cuda_graph" in settings) is graphs
 
 
 def test_missing_package_says_how_to_install_it(monkeypatch):
