@@ -1,12 +1,11 @@
 """The interface of every pruning method."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from prune2deploy.memory import Spilled
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import family_of
 from prune2deploy.pruning.calibrate import Calibration
@@ -28,24 +27,18 @@ class State:
 Step = Callable[[State], State]
 
 
-@contextmanager
-def undoable(state: State, file: Path) -> Iterator[Callable[[], State]]:
-    """Yields what brings `state` back: steps work in place, and a copy in memory would take a third model's room.
-
-    `file` holds the weights meanwhile.
-    """
-    from safetensors.torch import load_model, save_model
-
-    save_model(state.model, str(file))
+def undoable(state: State) -> Callable[[], State]:
+    """What brings `state` back: steps work in place, and a copy in memory would take a third model's room."""
+    weights = Spilled()
+    for tensor in state.model.state_dict().values():
+        weights.append(tensor)
 
     def undo() -> State:
-        load_model(state.model, str(file))
+        for tensor, before in zip(state.model.state_dict().values(), weights, strict=True):
+            tensor.copy_(before)
         return State(state.plan, state.model)
 
-    try:
-        yield undo
-    finally:
-        file.unlink()
+    return undo
 
 
 class Method(ABC):

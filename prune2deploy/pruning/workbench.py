@@ -130,10 +130,10 @@ class Workbench:
         stages.add("search", state, watch.lap())
         target = budget.value if budget.kind == "flops" else candidate.predicted_ms
         for name, step in method.steps(costs, max(target, costs.fixed)):
-            with undoable(state, self.state / "before.safetensors") as undo:
-                watch.lap()
-                state = step(state)
-                state = State(state.plan, state.model) if stages.add(name, state, watch.lap()) else undo()
+            undo = undoable(state)
+            watch.lap()
+            state = step(state)
+            state = State(state.plan, state.model) if stages.add(name, state, watch.lap()) else undo()
         return Pruned(budget, state, candidate, rounds, [dense, *stages.results])
 
     def _search(self, budget: Budget, aim: float) -> tuple[Costs, Candidate, list[Candidate]]:
