@@ -50,7 +50,7 @@ def test_single_texts(here, bert_dir, text_data):
             "columns": {"text": "text", "label": "label"},
         },
         "workload": [{"batch": 1, "seq_len": 16, "weight": 1.0}],
-        "target": {"device": "cpu", "runtime": "onnxruntime", "precision": "fp32"},
+        "target": {"device": "cpu", "runtime": "onnxruntime", "precision": "fp32", "cuda_graphs": False},
         "calibration": {"samples": 2048, "seed": 0},
         "serving": {
             "with_tokenizer": False, "response_cache": False, "instances": 1, "queue_delay_us": 500, "keep": 2
@@ -112,7 +112,9 @@ def test_every_option_is_written_down(here, bert_dir, tmp_path):
     assert values["workload"] == [
         {"batch": 1, "seq_len": 16, "weight": 1.0}, {"batch": 8, "seq_len": 16, "weight": 1.0}
     ]  # fmt: skip
-    assert values["target"] == {"device": "cpu", "runtime": "onnxruntime", "precision": "fp32", "threads": 3}
+    assert values["target"] == {
+        "device": "cpu", "runtime": "onnxruntime", "precision": "fp32", "threads": 3, "cuda_graphs": False
+    }  # fmt: skip
     assert values["calibration"]["samples"] == 64
 
 

@@ -50,4 +50,4 @@ def ridge(statistics: BlockStatistics, weight: np.ndarray) -> np.ndarray:
     if penalty == 0:
         return weight
     gram[np.diag_indices_from(gram)] += penalty
-    return np.ascontiguousarray(solve(gram.T, cross + penalty * weight.T, assume_a="pos", overwrite_a=True).T)
+    return np.ascontiguousarray(solve(gram.T, cross + penalty * weight.T, assume_a="sym", overwrite_a=True).T)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 BATCH = 32
 BATCH_TOKENS = 4096
+ROUNDING = 1e-6  # of the mean square: variance that products in float32 make of constants
 NUMBERS = 65_536 * 384  # in one stream of hidden states, 100 MB on disk: what least squares are solved over
 
 
@@ -43,11 +44,14 @@ class BlockStatistics:
         return BlockStatistics(self.n, self.x_sum[columns], self.y_sum, self.xx[np.ix_(columns, columns)], self.xy[columns])
 
     def centred(self) -> "tuple[np.ndarray, np.ndarray]":
-        """(Σ (x − x̄)(x − x̄)ᵀ, Σ (x − x̄)(y − ȳ)ᵀ), each over n."""
+        """(Σ (x − x̄)(x − x̄)ᵀ, Σ (x − x̄)(y − ȳ)ᵀ), each over n; zero where nothing but rounding is left of x."""
         x, y = self.x_sum / self.n, self.y_sum / self.n
         xx, xy = self.xx / self.n, self.xy / self.n
+        rounding = ROUNDING * float(np.trace(xx))
         xx -= np.outer(x, x)
         xy -= np.outer(x, y)
+        if float(np.trace(xx)) <= rounding:
+            return np.zeros_like(xx), np.zeros_like(xy)
         return xx, xy
 
 

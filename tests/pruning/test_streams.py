@@ -9,6 +9,7 @@ import torch
 from prune2deploy.models.registry import blocks_of, layers_of, output_projection
 from prune2deploy.models.surgery import columns_of, mask_
 from prune2deploy.pruning import streams as streams_module
+from prune2deploy.pruning.refit import ridge
 from prune2deploy.pruning.streams import BlockStatistics, Reconstruction, Streams, lengths_of
 
 ENTRIES = {  # the module whose input the block's output is added to
@@ -167,6 +168,19 @@ def test_centred_statistics_are_covariances():
     both = np.cov(np.hstack([x, y]).T, bias=True)
     np.testing.assert_allclose(found, both[:4, :4], atol=1e-10)
     np.testing.assert_allclose(cross, both[:4, 4:], atol=1e-10)
+
+
+def test_what_rounding_makes_of_constants_is_no_variance():
+    x = np.tile(np.float32([0.1, 3.3, -7.7]), (5000, 1))
+    y = np.random.default_rng(0).normal(size=(5000, 2)).astype(np.float32)
+    statistics = BlockStatistics(
+        5000, x.sum(0, dtype=np.float64), y.sum(0, dtype=np.float64), (x.T @ x).astype(float), (x.T @ y).astype(float)
+    )
+    found, cross = statistics.centred()
+    assert not found.any()
+    assert not cross.any()
+    weight = np.ones((2, 3))
+    assert (ridge(statistics, weight) == weight).all(), "nothing to learn from: the weights stay"
 
 
 # the reconstruction error
