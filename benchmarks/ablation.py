@@ -11,7 +11,9 @@ import json
 from abc import abstractmethod
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from unittest.mock import patch
 
 import numpy as np
@@ -171,14 +173,25 @@ def bias_only(projection: nn.Linear, columns: torch.Tensor, statistics: BlockSta
     write_columns(projection, columns, projection.weight[:, columns].double().numpy(), statistics)
 
 
-class HalfThePasses(OursMethod):
+class Scaled(OursMethod):
+    """A constant of ours, times a factor while its steps run."""
+
+    module: ModuleType
+    constant: str
+    factor: float
+
+    def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
+        return [(name, partial(self._scaled, step)) for name, step in super().steps(costs, budget)]
+
+    def _scaled(self, step: Step, state: State) -> State:
+        with patch.object(self.module, self.constant, self.factor * getattr(self.module, self.constant)):
+            return step(state)
+
+
+class HalfThePasses(Scaled):
     """Of block reconstruction."""
 
-    factor = 0.5
-
-    def _reconstruct(self, state: State) -> State:
-        with patch.object(reconstruction, "EPOCHS", self.factor * reconstruction.EPOCHS):
-            return super()._reconstruct(state)
+    module, constant, factor = reconstruction, "EPOCHS", 0.5
 
 
 class TwiceThePasses(HalfThePasses):
@@ -189,34 +202,22 @@ class UniformDraw(OursMethod):
     """Calibration samples as likely one as the other, however long they are: `measure` sees to it."""
 
 
-class MoreSamples(OursMethod):
+class MoreSamples(Scaled):
     """Four times as many (`measure` sees to it), and room for all their tokens."""
 
-    factor = 4
-
-    def _select(self, state: State) -> State:
-        with patch.object(streams, "NUMBERS", self.factor * streams.NUMBERS):
-            return super()._select(state)
-
-    def _reconstruct(self, state: State) -> State:
-        with patch.object(streams, "NUMBERS", self.factor * streams.NUMBERS):
-            return super()._reconstruct(state)
+    module, constant, factor = streams, "NUMBERS", 4
 
 
-class WeakRidge(OursMethod):
+class WeakRidge(Scaled):
     """A tenth of the pull toward the weights that are there."""
 
-    strength = 0.1
-
-    def _select(self, state: State) -> State:
-        with patch.object(refitting, "RIDGE", self.strength * refitting.RIDGE):
-            return super()._select(state)
+    module, constant, factor = refitting, "RIDGE", 0.1
 
 
 class StrongRidge(WeakRidge):
     """Ten times the pull."""
 
-    strength = 10
+    factor = 10
 
 
 VARIANTS: dict[str, type[OursMethod]] = {

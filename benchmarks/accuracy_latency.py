@@ -8,7 +8,6 @@ measured, so that an interrupted benchmark goes on. Nothing else may run on the 
 
 import argparse
 import json
-import resource
 import shutil
 import sys
 import threading
@@ -26,13 +25,13 @@ from prune2deploy.budget import Budget
 from prune2deploy.config import Project, load_project
 from prune2deploy.console import RichProgress
 from prune2deploy.errors import Prune2DeployError, UnstableMeasurementError
+from prune2deploy.memory import resident
 from prune2deploy.pruning.workbench import Pruned, Workbench
 
 METHODS = ("magnitude", "kwon", "ziplm", "k-prune", "optin", "ours")
 SHARES = (0.7, 0.6, 0.5, 0.4, 0.3, 0.25)  # of the dense latency
 SEEDS = (0, 1, 2)
 DISTURBED = 3  # times that a cell is tried again
-PAGE = resource.getpagesize()
 
 
 class PeakMemory:
@@ -46,8 +45,7 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self.over.wait(0.02):
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            self.peak = max(self.peak, pages * PAGE / 2**30)
+            self.peak = max(self.peak, resident() / 2**30)
 
     def __exit__(self, *exception: object) -> None:
         self.over.set()

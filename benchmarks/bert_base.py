@@ -20,15 +20,9 @@ from transformers import BertConfig, BertForSequenceClassification
 from prune2deploy.budget import Budget
 from prune2deploy.console import RichProgress
 from prune2deploy.initialise import init
+from prune2deploy.memory import resident
 from prune2deploy.models.checkpoint import processor_files
 from prune2deploy.pruning.workbench import Workbench
-
-
-def resident() -> float:
-    """This process's resident set, GiB."""
-    with PeakMemory() as memory:
-        time.sleep(0.1)
-    return memory.peak
 
 
 def random_bert(directory: Path) -> None:
@@ -51,7 +45,7 @@ def main() -> None:
         shutil.copy2(file, directory / file.name)
     project, _ = init(str(directory.resolve()), str(options.data.resolve()), options.work)
     model_gib = (directory / "model.safetensors").stat().st_size / 2**30
-    before = resident()
+    before = resident() / 2**30
     start = time.monotonic()
     with PeakMemory() as memory:
         workbench = Workbench(project, progress=RichProgress())

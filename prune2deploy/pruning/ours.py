@@ -1,6 +1,5 @@
 """Our method: removal costs in units of the final loss, selection and re-fit on the pruned prefix, reconstruction."""
 
-from prune2deploy.memory import give_back
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import output_projection
 from prune2deploy.pruning.calibrate import Calibration
@@ -27,7 +26,6 @@ class OursMethod(Method):
             for block, found in self.moments.blocks.items():
                 weight = output_projection(calibration.model, block).weight.double().numpy()
                 self.importance[block] = removal_curve(weight, found.covariance, found.sensitivity, block.unit_size)
-                give_back()
                 advance()
         self.moments = self.moments.without_covariances()
 

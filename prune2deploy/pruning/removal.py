@@ -56,8 +56,9 @@ def removal_curve(
         share = inv(inverse[np.ix_(at, at)])
         cost = 0.5 * float(((seen[:, at] @ share) * seen[:, at]).sum())
         across = inverse[np.ix_(at, rest)]
-        seen = _less(seen, np.arange(len(seen)), rest, seen[:, at], share @ across)
-        inverse = _less(inverse, rest, rest, across.T, share @ across)
+        taken_over = share @ across
+        seen = _less(seen, np.arange(len(seen)), rest, seen[:, at], taken_over)
+        inverse = _less(inverse, rest, rest, across.T, taken_over)
         for count, unit in enumerate(sorted(going, key=lambda unit: scores[unit]), start=1):
             gone.append(int(left[unit]))
             loss[len(left) - count] = loss[len(left)] + cost * count / len(going)
