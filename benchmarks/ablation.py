@@ -53,8 +53,9 @@ class Changed(OursMethod):
         super().__init__(calibration)
         moments = self.changed(moments_of(calibration))
         for block, found in moments.blocks.items():
-            weight = output_projection(calibration.model, block).weight.double().numpy()
-            self.importance[block] = removal_curve(weight, found.covariance, found.sensitivity, block.unit_size)
+            weight = output_projection(calibration.model, block).weight
+            covariance, sensitivity = torch.from_numpy(found.covariance), torch.from_numpy(found.sensitivity)
+            self.importance[block] = removal_curve(weight, covariance, sensitivity, block.unit_size)
         self.moments = moments.without_covariances()
 
     @abstractmethod
@@ -170,7 +171,7 @@ class NoRefit(OursMethod):
 
 
 def bias_only(projection: nn.Linear, columns: torch.Tensor, statistics: BlockStatistics) -> None:
-    write_columns(projection, columns, projection.weight[:, columns].double().numpy(), statistics)
+    write_columns(projection, columns, projection.weight[:, columns].double(), statistics)
 
 
 class Scaled(OursMethod):

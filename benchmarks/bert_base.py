@@ -38,12 +38,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu", help="where pruning computes")
     options = parser.parse_args()
     directory = options.work / "bert-base"
     random_bert(directory)
     for file in processor_files(options.tokenizer):
         shutil.copy2(file, directory / file.name)
     project, _ = init(str(directory.resolve()), str(options.data.resolve()), options.work)
+    calibration = project.calibration.model_copy(update={"device": options.device})
+    project = project.model_copy(update={"calibration": calibration})
     model_gib = (directory / "model.safetensors").stat().st_size / 2**30
     before = resident() / 2**30
     start = time.monotonic()
@@ -59,13 +62,15 @@ def main() -> None:
         "statistics_peak_gib": statistics_peak, "peak_over_model": (memory.peak - before) / model_gib,
         "loading_s": loaded - start, "statistics_s": taken - loaded, "pruning_s": done - taken, "total_s": done - start,
         "steps_s": {stage.stage: stage.seconds for stage in pruned.results[1:]}, "threads": torch.get_num_threads(),
+        "device": options.device,
     }  # fmt: skip
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "bert_base.json").write_text(json.dumps(result, indent=1) + "\n")
+    name = "bert_base" if options.device == "cpu" else "bert_base_gpu"
+    (options.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     numbers = {name: value for name, value in result.items() if isinstance(value, float)}
     rows = ["| | |", "|---|---|", *(f"| {name} | {value:.2f} |" for name, value in numbers.items())]
     rows += [f"| {name}, s | {seconds:.0f} |" for name, seconds in result["steps_s"].items()]
-    (options.out / "bert_base.md").write_text("\n".join(rows) + "\n")
+    (options.out / f"{name}.md").write_text("\n".join(rows) + "\n")
     print("\n".join(rows), file=sys.stderr)
 
 

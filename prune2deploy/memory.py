@@ -48,11 +48,19 @@ class Spilled(Sequence["torch.Tensor"]):
 
     def __setitem__(self, index: int, tensor: "torch.Tensor") -> None:
         written = self.folder / "written.npy"
-        np.save(written, tensor.detach().numpy())
+        np.save(written, tensor.detach().cpu().numpy())
         written.replace(self._file(index))  # a view of what was there keeps its file
 
     def _file(self, index: int) -> Path:
         return self.folder / f"{index}.npy"
+
+
+Store = Spilled | list["torch.Tensor"]
+
+
+def store(device: "torch.device") -> Store:
+    """Room for tensors of `device`, to be appended and replaced: files, where they would otherwise take main memory."""
+    return Spilled() if device.type == "cpu" else []
 
 
 def give_back() -> None:

@@ -69,6 +69,7 @@ class Provenance(Record):
     calibration_samples: int
     labels: str
     seed: int
+    computed_on: str = Field("cpu", description="the kind of device that pruning computed on")
     threads: int
     versions: dict[str, str]
     equality_error: float = Field(0.0, description="largest difference between masked and shrunk logits, real samples")

@@ -153,7 +153,7 @@ def least_squares(statistics: BlockStatistics, bias: np.ndarray) -> np.ndarray:
     """V, [d, k], minimising Σ‖y − bias − V x‖²; the shortest one where inputs leave directions open."""
     if not len(statistics.xx):
         return np.zeros((len(bias), 0))
-    values, vectors = np.linalg.eigh(statistics.xx)
+    values, vectors = np.linalg.eigh(statistics.xx.numpy())
     seen = values > SMALLEST * values[-1]
-    target = statistics.xy - np.outer(statistics.x_sum, bias)
+    target = statistics.xy.numpy() - np.outer(statistics.x_sum.numpy(), bias)
     return ((vectors[:, seen] / values[seen]) @ (vectors[:, seen].T @ target)).T

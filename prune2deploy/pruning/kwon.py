@@ -205,14 +205,15 @@ def lsmr_scales(statistics: BlockStatistics, weight: np.ndarray, bias: np.ndarra
     Attention has one more column, a constant, which is solved for and then left out, as published.
     """
     units, size = weight.shape[1] // block.unit_size, block.unit_size
-    normal = (statistics.xx * (weight.T @ weight)).reshape(units, size, units, size).sum((1, 3))
-    target = statistics.xy - np.outer(statistics.x_sum, bias)
+    x_sum, xx, xy = (total.numpy() for total in (statistics.x_sum, statistics.xx, statistics.xy))
+    normal = (xx * (weight.T @ weight)).reshape(units, size, units, size).sum((1, 3))
+    target = xy - np.outer(x_sum, bias)
     right = (target * weight.T).reshape(units, size, -1).sum((1, 2)) - normal.sum(1)
     if block.kind == "attention":
-        constant = (statistics.x_sum * weight.sum(0)).reshape(units, size).sum(1)
+        constant = (x_sum * weight.sum(0)).reshape(units, size).sum(1)
         width = len(weight)
         normal = np.block([[normal, constant[:, None]], [constant[None, :], np.full((1, 1), statistics.n * width)]])
-        last = statistics.y_sum.sum() - statistics.n * bias.sum() - constant.sum()
+        last = float(statistics.y_sum.sum()) - statistics.n * bias.sum() - constant.sum()
         right = np.append(right, last)
     solution = lsmr(normal, right, damp=1.0, maxiter=5 * len(normal))[0]
     return 1.0 + solution[:units]

@@ -46,6 +46,7 @@ class Method(ABC):
 
     name: ClassVar[str]
     reads_labels: ClassVar[bool] = True  # where the data has any
+    on_gpu: ClassVar[bool] = False  # whether it can compute there
 
     def __init__(self, calibration: Calibration):
         self.calibration = calibration

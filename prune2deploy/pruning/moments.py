@@ -79,16 +79,14 @@ def _measure(calibration: Calibration) -> Moments:
     batches = calibration.batches()
     with calibration.progress.track("calibrating", len(batches)) as advance:
         for indices, inputs, gradients, valid in passes(calibration, batches):
-            norms = np.stack([gradients[block].norm(dim=-1).numpy() for block in blocks], axis=1)
-            for row, index in enumerate(indices):
-                weights[index] = norms[row][:, valid[row].numpy()]
+            norms = np.stack([gradients[block].norm(dim=-1).cpu().numpy() for block in blocks], axis=1)
+            for row, counted in enumerate(valid.cpu().numpy()):
+                weights[indices[row]] = norms[row][:, counted]
             for block, total in sums.items():
                 total.add(inputs[block][valid], gradients[block][valid])
             give_back()
             advance()
     ordered = _gathered(weights, len(samples), len(blocks))
-    for total in sums.values():
-        total.add_up()
     tokens = sum(array.shape[1] for array in ordered)
     mean = sum(array.sum(axis=1, dtype=np.float64) for array in ordered) / tokens
     scale = ((1 - UNIFORM) / np.maximum(mean, np.finfo(np.float32).tiny)).astype(np.float32)[:, None]
@@ -119,28 +117,28 @@ class _Sums:
     """Running sums of one block. Products are in float32: at a width of 3,072, one matrix has 38 MB already."""
 
     def __init__(self, calibration: Calibration, block: Block):
-        projection = output_projection(calibration.model, block)
-        self.tokens = np.zeros(1, dtype=np.int64)
-        self.x = np.zeros(projection.in_features)
-        self.xx = np.zeros((projection.in_features, projection.in_features), dtype=np.float32)
-        self.gg = np.zeros((projection.out_features, projection.out_features), dtype=np.float32)
-
-    def add(self, inputs: "torch.Tensor", gradients: "torch.Tensor") -> None:
         import torch
 
-        self.tokens += len(inputs)
-        self.x += inputs.double().sum(0).numpy()
-        for total, rows in ((self.xx, inputs), (self.gg, gradients)):
-            torch.from_numpy(total).addmm_(rows.T, rows)
+        projection = output_projection(calibration.model, block)
+        self.tokens = np.zeros(1, dtype=np.int64)
+        k, d, device = projection.in_features, projection.out_features, projection.weight.device
+        self.x = torch.zeros(k, dtype=torch.float64, device=device)
+        self.xx, self.gg = (torch.zeros(size, size, device=device) for size in (k, d))
 
-    def add_up(self) -> None:
-        team().add_up(self.tokens, self.x, self.xx, self.gg)
+    def add(self, inputs: "torch.Tensor", gradients: "torch.Tensor") -> None:
+        self.tokens += len(inputs)
+        self.x += inputs.double().sum(0)
+        self.xx.addmm_(inputs.T, inputs)
+        self.gg.addmm_(gradients.T, gradients)
 
     def moments(self, samples: int) -> BlockMoments:
-        mean = self.x / self.tokens
-        for row, of_row in zip(self.xx, mean, strict=True):  # in place: in float64 the whole of it would take twice the room
+        """Of what all processes have added."""
+        x, xx, gg = (total.cpu().numpy() for total in (self.x, self.xx, self.gg))
+        team().add_up(self.tokens, x, xx, gg)
+        mean = x / self.tokens
+        for row, of_row in zip(xx, mean, strict=True):  # in place: in float64 the whole of it would take twice the room
             row[:] = row / self.tokens - of_row * mean
-        return BlockMoments(mean, self.xx, self.gg / np.float32(samples))
+        return BlockMoments(mean, xx, gg / np.float32(samples))
 
 
 def passes(
@@ -153,11 +151,11 @@ def passes(
     with _watched(calibration) as (inputs, outputs):
         for number, indices in batches:
             batch = calibration.samples.batch(indices)
-            logits = model(**batch.tensors()).logits
+            logits = model(**batch.tensors(model.device)).logits
             if not torch.isfinite(logits).all():
                 raise InputError(f"data {task.data.path!r}: the dense model's outputs are not finite on some samples")
-            probe = task.fisher_probe(logits.detach(), batch_generator(calibration.seed, number))
-            gradients = torch.autograd.grad((probe * logits).sum(), list(outputs.values()))
+            probe = task.fisher_probe(logits.detach().cpu(), batch_generator(calibration.seed, number))
+            gradients = torch.autograd.grad((probe.to(logits.device) * logits).sum(), list(outputs.values()))
             yield indices, inputs, dict(zip(outputs, gradients, strict=True)), batch.counted(gradients[0])
 
 

@@ -17,15 +17,20 @@ class OursMethod(Method):
 
     name = "ours"
     reads_labels = False
+    on_gpu = True
 
     def __init__(self, calibration: Calibration):
+        import torch
+
         super().__init__(calibration)
         self.moments = moments_of(calibration)
         with calibration.progress.track("removal curves", len(calibration.blocks)) as advance:
             self.importance = {}
             for block, found in self.moments.blocks.items():
-                weight = output_projection(calibration.model, block).weight.double().numpy()
-                self.importance[block] = removal_curve(weight, found.covariance, found.sensitivity, block.unit_size)
+                weight = output_projection(calibration.model, block).weight
+                covariance = torch.from_numpy(found.covariance).to(weight.device)
+                sensitivity = torch.from_numpy(found.sensitivity).to(weight.device)
+                self.importance[block] = removal_curve(weight, covariance, sensitivity, block.unit_size)
                 advance()
         self.moments = self.moments.without_covariances()
 

@@ -53,7 +53,7 @@ def reconstruct(
                 for own in (other for other in blocks if other.layer == block.layer):
                     shrink_block_(family, small, own, plan.units(own))
                 modules = [small.get_submodule(path) for path in (*branch.producers, branch.consumer)]
-                metric = metric_of(moments.blocks[block].sensitivity)
+                metric = metric_of(moments.blocks[block].sensitivity).to(pruned.device)
                 fit(cast("list[nn.Linear]", modules), streams, small, block, metric, seed)
                 write_back_(family, small, layer, block, kept)
             give_back()

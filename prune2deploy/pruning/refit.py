@@ -7,13 +7,11 @@ et al. 2024), with the strength of the ridge relative to the inputs' own varianc
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-from scipy.linalg import solve
-
 from prune2deploy.models.family import Block
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.surgery import columns_of
 from prune2deploy.progress import Progress
+from prune2deploy.pruning.linear_algebra import solve_
 from prune2deploy.pruning.streams import BlockStatistics
 from prune2deploy.pruning.tuning import walk, write_columns
 from prune2deploy.tasks.base import Samples
@@ -37,17 +35,17 @@ def refit(dense: "PreTrainedModel", pruned: "PreTrainedModel", plan: Plan, sampl
 
 def fit_columns(projection: "nn.Linear", columns: "torch.Tensor", statistics: BlockStatistics) -> None:
     """Re-fit, in place, these columns of `projection`, and its bias. `statistics`: of the same columns."""
-    weight = projection.weight[:, columns].double().numpy()
+    weight = projection.weight[:, columns].double()
     write_columns(projection, columns, ridge(statistics, weight), statistics)
 
 
-def ridge(statistics: BlockStatistics, weight: np.ndarray) -> np.ndarray:
+def ridge(statistics: BlockStatistics, weight: "torch.Tensor") -> "torch.Tensor":
     """[d, k] minimising E‖centred y − V x‖² + `RIDGE` · mean variance of x · ‖V − weight‖²."""
     gram, cross = statistics.centred()
     if not len(gram):
         return weight
-    penalty = RIDGE * float(np.trace(gram)) / len(gram)
+    penalty = RIDGE * float(gram.trace()) / len(gram)
     if penalty == 0:
         return weight
-    gram[np.diag_indices_from(gram)] += penalty
-    return np.ascontiguousarray(solve(gram.T, cross + penalty * weight.T, assume_a="sym", overwrite_a=True).T)
+    gram.diagonal().add_(penalty)
+    return solve_(gram, cross + penalty * weight.T).T.contiguous()

@@ -9,11 +9,17 @@ changing the weights by D raises the loss by ½ tr(F D G Dᵀ), and removing the
 A bias that takes up the mean of what goes is why G is centred.
 """
 
+import itertools
+from typing import TYPE_CHECKING
+
 import numpy as np
-from scipy.linalg import inv
 
 from prune2deploy.memory import give_back
 from prune2deploy.pruning.importance import Importance
+from prune2deploy.pruning.linear_algebra import inverse_
+
+if TYPE_CHECKING:
+    import torch
 
 DAMPING = 1e-3  # of the inputs' mean variance, added to G: the least that keeps inverses of empty directions in bounds
 PARTS = 16  # in which a matrix is brought up to date
@@ -21,10 +27,10 @@ STEPS = 48  # in which a block of filters goes; all filters of a step are chosen
 
 
 def removal_curve(
-    weight: np.ndarray, covariance: np.ndarray, sensitivity: np.ndarray, unit_size: int, per_step: int | None = None,
-    keep: int = 0, overwrite: bool = False,
+    weight: "torch.Tensor", covariance: "torch.Tensor", sensitivity: "torch.Tensor", unit_size: int,
+    per_step: int | None = None, keep: int = 0, overwrite: bool = False,
 ) -> Importance:
-    """Remove the cheapest units until `keep` are left.
+    """Remove the cheapest units until `keep` are left, on the device that the tensors are on.
 
     Args:
         weight: [d, k] of the output projection; k = units · unit_size.
@@ -39,25 +45,29 @@ def removal_curve(
         The order, and the expected loss at each width; within a step it grows linearly. Below `keep` neither means
         anything.
     """
+    import torch
+
+    from prune2deploy.models.surgery import columns_of
+
     units = weight.shape[1] // unit_size
     per_step = per_step or (1 if unit_size > 1 else max(1, units // STEPS))
     if not covariance.any():
         return Importance(np.arange(units), np.zeros(units + 1))
-    inverse = inv(damped(covariance, overwrite).T, overwrite_a=True).T  # symmetric; Fortran's order, so that no copy is made
-    seen = _square_root(sensitivity.astype(np.float64)) @ weight  # what of the weights the loss sees
+    inverse = inverse_(damped(covariance, overwrite))
+    seen = _square_root(sensitivity.double()) @ weight.double()  # what of the weights the loss sees
     left = np.arange(units)
     gone: list[int] = []
     loss = np.zeros(units + 1)
     while len(left) > keep:
-        scores = _scores(seen, inverse, unit_size)
+        scores = _scores(seen, inverse, unit_size).cpu().numpy()
         going = np.sort(np.argsort(scores, kind="stable")[: min(per_step, len(left) - keep)])
-        at, stays = _columns(going, unit_size), np.delete(np.arange(len(left)), going)
-        rest = _columns(stays, unit_size)
-        share = inv(inverse[np.ix_(at, at)])
+        stays = np.delete(np.arange(len(left)), going)
+        at, rest = (columns_of(some, unit_size).to(weight.device) for some in (going, stays))
+        share = torch.linalg.inv(inverse[at[:, None], at])
         cost = 0.5 * float(((seen[:, at] @ share) * seen[:, at]).sum())
-        across = inverse[np.ix_(at, rest)]
+        across = inverse[at[:, None], rest]
         taken_over = share @ across
-        seen = _less(seen, np.arange(len(seen)), rest, seen[:, at], taken_over)
+        seen = _less(seen, torch.arange(len(seen), device=rest.device), rest, seen[:, at], taken_over)
         inverse = _less(inverse, rest, rest, across.T, taken_over)
         for count, unit in enumerate(sorted(going, key=lambda unit: scores[unit]), start=1):
             gone.append(int(left[unit]))
@@ -67,38 +77,43 @@ def removal_curve(
     return Importance(np.asarray([*left, *gone[::-1]]), loss)
 
 
-def _less(matrix: np.ndarray, rows: np.ndarray, columns: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+def _less(
+    matrix: "torch.Tensor", rows: "torch.Tensor", columns: "torch.Tensor", left: "torch.Tensor", right: "torch.Tensor"
+) -> "torch.Tensor":
     """These rows and columns of `matrix`, less `left` @ `right`, in its own memory: at 3,072 squared, another has 75 MB.
 
     A row only moves up to where one that is done with was.
     """
-    for part in np.array_split(np.arange(len(rows)), PARTS):
-        matrix[part, : len(columns)] = matrix[np.ix_(rows[part], columns)] - left[part] @ right
+    edges = np.linspace(0, len(rows), PARTS + 1).astype(int).tolist()
+    for part in (slice(start, stop) for start, stop in itertools.pairwise(edges)):
+        matrix[part, : len(columns)] = matrix[rows[part, None], columns] - left[part] @ right
     return matrix[: len(rows), : len(columns)]
 
 
-def damped(covariance: np.ndarray, overwrite: bool = False) -> np.ndarray:
+def damped(covariance: "torch.Tensor", overwrite: bool = False) -> "torch.Tensor":
     """`covariance` with `DAMPING` of its mean variance added to the diagonal, in float64."""
-    result = covariance.astype(np.float64, copy=not overwrite)
-    result[np.diag_indices_from(result)] += DAMPING * float(np.trace(result)) / len(result)
+    import torch
+
+    result = covariance.to(torch.float64, copy=not overwrite)
+    result.diagonal().add_(DAMPING * float(result.trace()) / len(result))
     return result
 
 
-def _scores(seen: np.ndarray, inverse: np.ndarray, unit_size: int) -> np.ndarray:
+def _scores(seen: "torch.Tensor", inverse: "torch.Tensor", unit_size: int) -> "torch.Tensor":
     """[units]: what removing each unit alone would cost, times two."""
+    import torch
+
     if unit_size == 1:
-        return np.square(seen).sum(0) / inverse.diagonal()
+        return seen.square().sum(0) / inverse.diagonal()
     units = len(inverse) // unit_size
-    own = inverse.reshape(units, unit_size, units, unit_size)[np.arange(units), :, np.arange(units), :]
-    tall = seen.reshape(-1, units, unit_size).transpose(1, 0, 2)
-    return np.einsum("uij,uij->u", np.linalg.solve(own, tall.transpose(0, 2, 1)), tall.transpose(0, 2, 1))
+    own = inverse.reshape(units, unit_size, units, unit_size).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    tall = seen.reshape(-1, units, unit_size).permute(1, 2, 0)
+    return (torch.linalg.solve(own, tall) * tall).sum((1, 2))
 
 
-def _square_root(matrix: np.ndarray) -> np.ndarray:
+def _square_root(matrix: "torch.Tensor") -> "torch.Tensor":
     """R with Rᵀ R = `matrix`, which is symmetric and positive semi-definite."""
-    values, vectors = np.linalg.eigh(matrix)
-    return np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
+    import torch
 
-
-def _columns(units: np.ndarray, unit_size: int) -> np.ndarray:
-    return (units[:, None] * unit_size + np.arange(unit_size)).ravel()
+    values, vectors = torch.linalg.eigh(matrix)
+    return values.clamp(min=0).sqrt()[:, None] * vectors.T

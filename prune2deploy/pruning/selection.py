@@ -41,7 +41,7 @@ def select_and_refit(
             kept[block] = _select(block, widths[block], statistics, projection, moments)
             mask_block_(projection, block, kept[block])
             columns = columns_of(kept[block], block.unit_size)
-            fit_columns(projection, columns, statistics.of(columns.numpy()))
+            fit_columns(projection, columns, statistics.of(columns))
             give_back()
             advance()
     return kept
@@ -50,11 +50,12 @@ def select_and_refit(
 def _select(
     block: Block, width: int, statistics: BlockStatistics, projection: "nn.Linear", moments: Moments
 ) -> list[int]:
+    import torch
+
     if width in (0, block.units):
         return list(range(width))
-    best = ridge(statistics, projection.weight.double().numpy())
+    best = ridge(statistics, projection.weight.double())
     covariance, _ = statistics.centred()
-    curve = removal_curve(
-        best, covariance, moments.blocks[block].sensitivity, block.unit_size, keep=width, overwrite=True
-    )
+    sensitivity = torch.from_numpy(moments.blocks[block].sensitivity).to(best.device)
+    curve = removal_curve(best, covariance, sensitivity, block.unit_size, keep=width, overwrite=True)
     return curve.kept(width)

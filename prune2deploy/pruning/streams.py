@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prune2deploy.memory import Spilled, give_back
+from prune2deploy.memory import Store, give_back, store
 from prune2deploy.models.family import KINDS, Block, Kind
 from prune2deploy.models.layer_call import LayerCall, capture
 from prune2deploy.models.registry import blocks_of, family_of, layers_of, output_projection
@@ -34,24 +34,34 @@ class BlockStatistics:
     """Weighted sums over the valid tokens. x: [k] inputs of the kept columns; y: [d] what the block should put out."""
 
     n: float  # Σ of the weights
-    x_sum: np.ndarray  # [k]
-    y_sum: np.ndarray  # [d]
-    xx: np.ndarray  # [k, k], Σ x xᵀ
-    xy: np.ndarray  # [k, d], Σ x yᵀ
+    x_sum: "torch.Tensor"  # [k]
+    y_sum: "torch.Tensor"  # [d]
+    xx: "torch.Tensor"  # [k, k], Σ x xᵀ
+    xy: "torch.Tensor"  # [k, d], Σ x yᵀ
 
-    def of(self, columns: np.ndarray) -> "BlockStatistics":
+    @classmethod
+    def none(cls, k: int, d: int, device: "torch.device") -> "BlockStatistics":
+        """Of no tokens."""
+        import torch
+
+        shapes = ((k,), (d,), (k, k), (k, d))
+        return cls(0.0, *(torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes))
+
+    def of(self, columns: "torch.Tensor") -> "BlockStatistics":
         """The same of some of the columns."""
-        return BlockStatistics(self.n, self.x_sum[columns], self.y_sum, self.xx[np.ix_(columns, columns)], self.xy[columns])
+        return BlockStatistics(
+            self.n, self.x_sum[columns], self.y_sum, self.xx[columns[:, None], columns], self.xy[columns]
+        )
 
-    def centred(self) -> "tuple[np.ndarray, np.ndarray]":
+    def centred(self) -> "tuple[torch.Tensor, torch.Tensor]":
         """(Σ (x − x̄)(x − x̄)ᵀ, Σ (x − x̄)(y − ȳ)ᵀ), each over n; zero where nothing but rounding is left of x."""
         x, y = self.x_sum / self.n, self.y_sum / self.n
         xx, xy = self.xx / self.n, self.xy / self.n
-        rounding = ROUNDING * float(np.trace(xx))
-        xx -= np.outer(x, x)
-        xy -= np.outer(x, y)
-        if float(np.trace(xx)) <= rounding:
-            return np.zeros_like(xx), np.zeros_like(xy)
+        rounding = ROUNDING * float(xx.trace())
+        xx.addr_(x, x, alpha=-1)
+        xy.addr_(x, y, alpha=-1)
+        if float(xx.trace()) <= rounding:
+            return xx.zero_(), xy.zero_()
         return xx, xy
 
 
@@ -82,21 +92,22 @@ class Streams:
         self.valid: list[torch.Tensor] = []
         self.weights: list[torch.Tensor] = []  # per batch [blocks, valid tokens]
         self.rows = {block: row for row, block in enumerate(blocks_of(dense))}
-        self.dense_hidden, self.pruned_hidden = Spilled(), Spilled()
-        self.targets: dict[Kind, Spilled] = {}
+        self.dense_hidden, self.pruned_hidden = store(dense.device), store(dense.device)
+        self.targets: dict[Kind, Store] = {}
         taken = thinned(dense, samples, NUMBERS // family_of(dense.config).signature(dense.config).hidden_size)
         some = samples.select(taken)
         for indices in grouped(some.order(), lengths_of(dense, some).tolist(), BATCH, BATCH_TOKENS):
             batch = some.batch(indices)
-            call = capture(dense, batch.tensors())
+            call = capture(dense, batch.tensors(dense.device))
             self.calls.append(LayerCall(torch.empty(0), call.args, call.kwargs))
             for hidden in (self.dense_hidden, self.pruned_hidden):
                 hidden.append(call.hidden)
             self.valid.append(batch.counted(call.hidden))
             if weights is None:
-                self.weights.append(torch.ones(len(self.rows), int(self.valid[-1].sum())))
+                counts = torch.ones(len(self.rows), int(self.valid[-1].sum()))
             else:
-                self.weights.append(torch.from_numpy(np.concatenate([weights[taken[i]] for i in indices], axis=1)))
+                counts = torch.from_numpy(np.concatenate([weights[taken[i]] for i in indices], axis=1))
+            self.weights.append(counts.to(dense.device))
 
     def enter(self, layer: int) -> None:
         """Go on to `layer`: run the dense model's, and the pruned model's last one as it is now."""
@@ -109,7 +120,7 @@ class Streams:
                     self.pruned_hidden[batch] = call.run(past, self.pruned_hidden[batch])
                     give_back()
             self.layer = layer
-            self.targets = {kind: Spilled() for kind in KINDS}
+            self.targets = {kind: store(self.dense.device) for kind in KINDS}
             module = layers_of(self.dense)[layer]
             for batch, call in enumerate(self.calls):
                 with self._watched(module, KINDS) as seen:
@@ -134,15 +145,14 @@ class Streams:
 
         columns = columns_of(kept, block.unit_size)
         width = output_projection(self.dense, block).out_features
-        k = len(columns)
-        sums = BlockStatistics(0.0, np.zeros(k), np.zeros(width), np.zeros((k, k)), np.zeros((k, width)))
+        sums = BlockStatistics.none(len(columns), width, self.dense.device)
         module = layers_of(self.pruned)[block.layer]
         for batch, valid in enumerate(self.valid):
             with torch.no_grad():
                 seen = self.through(module, block, batch, stop_before_output=True)
             counted, weight = valid, self.weights[batch][self.rows[block]]
             if first_token_only:
-                counted = valid & (torch.arange(valid.shape[1]) == 0)
+                counted = valid & (torch.arange(valid.shape[1], device=valid.device) == 0)
                 weight = weight[counted[valid]]
             x = seen["input"][counted]
             if len(kept) < block.units:
@@ -150,10 +160,10 @@ class Streams:
             y = (self.targets[block.kind][batch] - seen["entry"])[counted]
             weighted = x * weight[:, None]
             sums.n += float(weight.sum(dtype=torch.float64))
-            sums.x_sum += weighted.double().sum(0).numpy()
-            sums.y_sum += (y * weight[:, None]).double().sum(0).numpy()
-            sums.xx += (x.T @ weighted).numpy()
-            sums.xy += (weighted.T @ y).numpy()
+            sums.x_sum += weighted.double().sum(0)
+            sums.y_sum += (y * weight[:, None]).double().sum(0)
+            sums.xx += x.T @ weighted
+            sums.xy += weighted.T @ y
             give_back()
         return sums
 
@@ -216,7 +226,7 @@ def lengths_of(model: "PreTrainedModel", samples: Samples) -> np.ndarray:
     """Positions of the residual stream that each sample fills, [n]."""
     known = [samples.tokens(index) for index in range(len(samples))]
     if known[0] is None:
-        return np.full(len(samples), capture(model, samples.batch([0]).tensors()).hidden.shape[1])
+        return np.full(len(samples), capture(model, samples.batch([0]).tensors(model.device)).hidden.shape[1])
     return np.asarray(known)
 
 
@@ -253,7 +263,7 @@ class Reconstruction:
         try:
             for _, batch in self.samples.batches(BATCH):
                 with torch.no_grad():
-                    model(**batch.tensors())
+                    model(**batch.tensors(model.device))
                 hidden = found.pop()
                 yield hidden[batch.counted(hidden)]
                 give_back()

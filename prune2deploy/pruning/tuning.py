@@ -30,12 +30,13 @@ def tune_masks(
     The bias goes along: it takes the value that makes the mean of the block right, which for a block without any kept
     unit is all that can be done.
     """
+    import torch
 
     def solve(block: Block, kept: list[int], statistics: BlockStatistics, projection: "nn.Linear") -> None:
         columns = columns_of(kept, block.unit_size)
-        weight = projection.weight[:, columns].double().numpy()
-        scales = scales_of(statistics, weight, block.unit_size)
-        write_columns(projection, columns, weight * np.repeat(scales, block.unit_size), statistics)
+        weight = projection.weight[:, columns].double()
+        scales = np.repeat(scales_of(statistics, weight.numpy(), block.unit_size), block.unit_size)
+        write_columns(projection, columns, weight * torch.from_numpy(scales), statistics)
 
     walk(dense, pruned, plan, samples, solve, progress, "tuning masks")
 
@@ -58,7 +59,7 @@ def scales_of(statistics: BlockStatistics, weight: np.ndarray, unit_size: int, r
 
     `weight`: [d, units · unit_size], the kept columns.
     """
-    gram, cross = statistics.centred()
+    gram, cross = (moment.numpy() for moment in statistics.centred())
     if not len(gram):
         return np.zeros(0)
     units = len(gram) // unit_size
@@ -71,12 +72,14 @@ def scales_of(statistics: BlockStatistics, weight: np.ndarray, unit_size: int, r
     return np.linalg.solve(normal + strength * np.eye(units), right + strength)
 
 
-def write_columns(projection: "nn.Linear", columns: "torch.Tensor", weight: np.ndarray, statistics: BlockStatistics) -> None:
+def write_columns(
+    projection: "nn.Linear", columns: "torch.Tensor", weight: "torch.Tensor", statistics: BlockStatistics
+) -> None:
     """Set the kept columns of `projection`, and the bias that makes the mean of its output right."""
     import torch
 
     bias = statistics.y_sum / statistics.n - weight @ (statistics.x_sum / statistics.n)
     with torch.no_grad():
-        projection.weight[:, columns] = torch.from_numpy(weight).to(projection.weight.dtype)
+        projection.weight[:, columns] = weight.to(projection.weight.dtype)
         if projection.bias is not None:
-            projection.bias.copy_(torch.from_numpy(bias))
+            projection.bias.copy_(bias)

@@ -30,6 +30,7 @@ from prune2deploy.profiling.table import LatencyTable, check_matches, read_table
 from prune2deploy.progress import Progress
 from prune2deploy.provenance import versions
 from prune2deploy.pruning.calibrate import Calibration
+from prune2deploy.pruning.compute import compute_device
 from prune2deploy.pruning.costs import Costs, FlopCosts, LatencyCosts
 from prune2deploy.pruning.fit import AIM, ROUNDS, Candidate, EngineBench, fit_to_engine, floor_of, refuse_silly
 from prune2deploy.pruning.judge import Stages, Stopwatch
@@ -71,13 +72,15 @@ class Workbench:
         """`table`: one from another machine; nothing is measured here then. Raises InputError."""
         self.project, self.progress, self.given_table = project, progress or Progress(), table
         self.chosen = method_named(method)
+        self.compute = compute_device(project.calibration.device, self.chosen)
         self.directory = resolve_model(project.model, project.root)
         self.model = load_dense(self.directory)
         self.task = task_of(project, self.directory, self.model.config)
         self.samples, self.held_out, self.left_over = calibration_samples(self.task, project)
         self.evaluation = self.task.evaluation()
         self.source, self.digest = digest_of_model(self.directory), self.samples.digest()
-        key = hashlib.sha256(f"{self.source}{self.digest}{project.calibration.seed}".encode()).hexdigest()[:16]
+        drawn = f"{self.source}{self.digest}{project.calibration.seed}{self.compute.type}"
+        key = hashlib.sha256(drawn.encode()).hexdigest()[:16]
         self.state = project.state / "prune" / key
         self.state.mkdir(parents=True, exist_ok=True)
         self.calibration_seconds = 0.0
@@ -88,11 +91,16 @@ class Workbench:
         return find_table(self.project, self.model, self.given_table)
 
     @cached_property
+    def working(self) -> "PreTrainedModel":
+        """The dense model where pruning computes: the same one on a CPU, a copy on a GPU."""
+        return self.model if self.compute.type == "cpu" else copy.deepcopy(self.model).to(self.compute)
+
+    @cached_property
     def method(self) -> Method:
         """The method, with its statistics taken; raises ShareDone in every process but the first."""
         watch = Stopwatch()
         calibration = Calibration(
-            self.model, self.task, self.samples, self.project.calibration.seed, self.progress, self.state
+            self.working, self.task, self.samples, self.project.calibration.seed, self.progress, self.state
         )
         method = self.chosen(calibration)
         self.calibration_seconds = watch.lap()
@@ -111,7 +119,7 @@ class Workbench:
     @cached_property
     def stages(self) -> Stages:
         """The judge of all stages, with the dense model's outputs."""
-        return Stages(self.model, self.task, self.held_out, self.evaluation, self.progress)
+        return Stages(self.working, self.task, self.held_out, self.evaluation, self.progress)
 
     def prune_to(self, budget: Budget, aim: float = AIM) -> Pruned:
         """Search, and recover what the search left; `aim`: share of the budget that measured candidates should use.
@@ -164,7 +172,8 @@ class Workbench:
                 FitRound(predicted_ms=r.predicted_ms, measured_ms=r.measured_ms, dense_ms=r.dense_ms) for r in pruned.rounds
             ],
             data=self.project.data.path, calibration_sha256=self.digest, calibration_samples=len(self.samples),
-            labels=self.method.labels, seed=self.project.calibration.seed, threads=_torch_threads(), versions=versions(),
+            labels=self.method.labels, seed=self.project.calibration.seed, computed_on=self.project.calibration.device,
+            threads=_torch_threads(), versions=versions(),
             equality_error=difference, stages=pruned.results,
         )  # fmt: skip
         with staged_directory(out) as partial:
@@ -219,10 +228,11 @@ def shrunk_equal(state: State, samples: Samples) -> tuple["PreTrainedModel", flo
     """The shrunk model, and how far its logits are from the masked one's; raises CheckFailedError beyond rounding."""
     from prune2deploy.models.surgery import shrink_
 
-    shrunk = copy.deepcopy(state.model)
+    whole = state.model if state.model.device.type == "cpu" else copy.deepcopy(state.model).cpu()
+    shrunk = copy.deepcopy(whole)
     shrink_(shrunk, state.plan)
     some = samples.select(list(range(min(32, len(samples)))))
-    masked, small = outputs_of(torch_run(state.model), some), outputs_of(torch_run(shrunk), some)
+    masked, small = outputs_of(torch_run(whole), some), outputs_of(torch_run(shrunk), some)
     difference = float(np.abs(masked - small).max())
     if not difference <= EQUAL * max(1.0, float(np.abs(masked).max())):
         raise CheckFailedError(f"shrinking changed the model: logits differ by {difference:.2g} from the masked model's")

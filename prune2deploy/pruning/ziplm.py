@@ -61,6 +61,8 @@ class ZipLmMethod(Method):
     reads_labels = False
 
     def __init__(self, calibration: Calibration):
+        import torch
+
         super().__init__(calibration)
         self.inputs: dict[Block, np.ndarray] = {}  # [k, k]: mean x xᵀ of the output projection's inputs, damped
         self.errors: dict[Block, Importance] = {}
@@ -68,11 +70,11 @@ class ZipLmMethod(Method):
         moments = moments_of(calibration).blocks
         with calibration.progress.track("removing structure by structure", len(moments)) as advance:
             for block, found in moments.items():
-                second = found.covariance + np.outer(found.mean, found.mean)
-                weight = output_projection(calibration.model, block).weight.double().numpy()
-                curve = removal_curve(weight, second, np.eye(len(weight)), block.unit_size, per_step=1)
+                second = torch.from_numpy(found.covariance + np.outer(found.mean, found.mean))
+                weight = output_projection(calibration.model, block).weight
+                curve = removal_curve(weight, second, torch.eye(len(weight)), block.unit_size, per_step=1)
                 self.errors[block] = Importance(curve.order, curve.loss / max(float(curve.loss[0]), 1e-300))
-                self.inputs[block] = damped(second)
+                self.inputs[block] = damped(second).numpy()
                 advance()
 
     def search(self, costs: Costs, budget: float) -> Plan:

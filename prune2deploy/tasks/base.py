@@ -32,11 +32,11 @@ class Score:
         return f"{self.value:.2f} ± {self.standard_error:.2f} {self.metric} (n = {self.n})"
 
 
-def tensors(inputs: Arrays) -> "dict[str, torch.Tensor]":
-    """`inputs` for PyTorch, sharing their memory."""
+def tensors(inputs: Arrays, device: "torch.device | str" = "cpu") -> "dict[str, torch.Tensor]":
+    """`inputs` for PyTorch; on a CPU they share their memory."""
     import torch
 
-    return {name: torch.from_numpy(array) for name, array in inputs.items()}
+    return {name: torch.from_numpy(array).to(device) for name, array in inputs.items()}
 
 
 @dataclass
@@ -47,17 +47,17 @@ class Batch:
     labels: np.ndarray | None
     valid: np.ndarray | None
 
-    def tensors(self) -> "dict[str, torch.Tensor]":
+    def tensors(self, device: "torch.device | str" = "cpu") -> "dict[str, torch.Tensor]":
         """The inputs for PyTorch."""
-        return tensors(self.inputs)
+        return tensors(self.inputs, device)
 
     def counted(self, hidden: "torch.Tensor") -> "torch.Tensor":
         """[batch, tokens], whether each token of `hidden`, [batch, tokens, ...], counts."""
         import torch
 
         if self.valid is None:
-            return torch.ones(hidden.shape[:2], dtype=torch.bool)
-        return torch.from_numpy(self.valid)
+            return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+        return torch.from_numpy(self.valid).to(hidden.device)
 
 
 class Samples(ABC):

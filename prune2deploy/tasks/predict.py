@@ -21,7 +21,7 @@ def torch_run(model: "PreTrainedModel") -> Run:
 
     def run(inputs: Arrays) -> np.ndarray:
         with torch.no_grad():
-            logits = model(**tensors(inputs)).logits.numpy()
+            logits = model(**tensors(inputs, model.device)).logits.cpu().numpy()
         give_back()
         return logits
 

@@ -1,6 +1,7 @@
 """Costs, tables and plans made up for the pruning tests."""
 
 import numpy as np
+import torch
 
 from prune2deploy.config import WorkloadPoint
 from prune2deploy.models.family import ModelSignature
@@ -9,6 +10,7 @@ from prune2deploy.profiling.table import Curve, LatencyTable, PointTable
 from prune2deploy.progress import Progress
 from prune2deploy.pruning.calibrate import Calibration
 from prune2deploy.pruning.costs import Costs
+from prune2deploy.pruning.streams import BlockStatistics
 from prune2deploy.runtimes.base import DeviceInfo, RuntimeInfo
 
 
@@ -82,6 +84,12 @@ class FakeProgress:
 
 def calibration(case, samples=None, seed=0, cache=None):
     return Calibration(case.model, case.task, case.samples if samples is None else samples, seed, Progress(), cache)
+
+
+def statistics(x, y):
+    """Statistics of a block from its inputs [tokens, k] and targets [tokens, d], all tokens alike."""
+    sums = (x.sum(0), y.sum(0), x.T @ x, x.T @ y)
+    return BlockStatistics(len(x), *(torch.from_numpy(np.asarray(total, dtype=np.float64)) for total in sums))
 
 
 def unlabelled(samples):

@@ -14,7 +14,7 @@ from prune2deploy.models.surgery import columns_of
 from prune2deploy.pruning.costs import LatencyCosts
 from prune2deploy.pruning.kprune import KPruneMethod, Price, least_squares, refit, threshold_widths
 from prune2deploy.pruning.method import State
-from prune2deploy.pruning.streams import BlockStatistics, Reconstruction, lengths_of, thinned
+from prune2deploy.pruning.streams import Reconstruction, lengths_of, thinned
 
 TINY = synthetic.signature(layers=2, heads=2, filters=4, hidden=8)
 COSTS = synthetic.GivenCosts({"attention": {0: 0, 1: 1.0, 2: 1.7}, "ffn": {0: 0, 1: 0.8, 2: 0.8, 3: 1.1, 4: 1.4}})
@@ -59,7 +59,7 @@ def made_up(rank=6, tokens=60, width=5):
     rng = np.random.default_rng(0)
     x = rng.normal(1, 1, size=(tokens, rank)) @ rng.normal(size=(rank, 6))
     y, bias = rng.normal(4, 3, size=(tokens, width)), rng.normal(size=width)
-    return x, y, bias, BlockStatistics(tokens, x.sum(0), y.sum(0), x.T @ x, x.T @ y)
+    return x, y, bias, synthetic.statistics(x, y)
 
 
 @pytest.mark.parametrize("rank", [6, 4])
@@ -72,10 +72,10 @@ def test_least_squares_with_the_bias_as_it_is(rank):
 def test_dead_inputs_get_no_weight():
     x, y, bias, _ = made_up()
     x[:, 2:] = 0
-    found = least_squares(BlockStatistics(len(x), x.sum(0), y.sum(0), x.T @ x, x.T @ y), bias)
+    found = least_squares(synthetic.statistics(x, y), bias)
     assert not found[:, 2:].any()
     assert found[:, :2].all()
-    assert not least_squares(BlockStatistics(len(x), 0 * x.sum(0), y.sum(0), 0 * x.T @ x, 0 * x.T @ y), bias).any()
+    assert not least_squares(synthetic.statistics(0 * x, y), bias).any()
 
 
 def test_refit_writes_the_kept_columns_alone():
@@ -93,8 +93,7 @@ def test_refit_writes_the_kept_columns_alone():
 def test_without_any_unit_nothing_is_left():
     _, y, _, _ = made_up()
     projection = torch.nn.Linear(6, 5)
-    empty = BlockStatistics(len(y), np.zeros(0), y.sum(0), np.zeros((0, 0)), np.zeros((0, 5)))
-    refit(Block(0, "ffn", 6, 1), [], empty, projection)
+    refit(Block(0, "ffn", 6, 1), [], synthetic.statistics(y[:, :0], y), projection)
     assert not projection.weight.any()
     assert not projection.bias.any()
 

@@ -14,7 +14,7 @@ from prune2deploy.models.surgery import columns_of
 from prune2deploy.pruning.costs import FlopCosts, LatencyCosts
 from prune2deploy.pruning.kwon import KwonMethod, LinearCost, fit_cost, global_search, lsmr_scales, mini_batch_fisher
 from prune2deploy.pruning.method import State
-from prune2deploy.pruning.streams import BlockStatistics, lengths_of
+from prune2deploy.pruning.streams import lengths_of
 
 TINY = synthetic.signature(layers=2, heads=2, filters=4, hidden=8)
 
@@ -188,7 +188,7 @@ def test_lsmr_solves_the_damped_normal_equations(kind):
         design = np.column_stack([design, np.ones(len(design))])
     normal, right = design.T @ design, design.T @ residual
     solution = np.linalg.solve(normal.T @ normal + np.eye(len(normal)), normal.T @ right)
-    found = lsmr_scales(BlockStatistics(n, x.sum(0), y.sum(0), x.T @ x, x.T @ y), weight, bias, block)
+    found = lsmr_scales(synthetic.statistics(x, y), weight, bias, block)
     assert found.shape == (units,)
     assert np.abs(found - 1).max() > 0.1
     np.testing.assert_allclose(found, 1 + solution[:units], rtol=1e-3, atol=1e-3)

@@ -2,8 +2,10 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
-from prune2deploy.pruning.removal import DAMPING, removal_curve
+from prune2deploy.pruning import removal
+from prune2deploy.pruning.removal import DAMPING
 
 
 def made_up(units, size, outputs=5, seed=0):
@@ -13,6 +15,10 @@ def made_up(units, size, outputs=5, seed=0):
     root = rng.normal(size=(k, k + 3))
     pull = rng.normal(size=(outputs, 2))
     return weight, root @ root.T / k, pull @ pull.T + 0.1 * np.eye(outputs)
+
+
+def removal_curve(weight, covariance, sensitivity, *options, **named):
+    return removal.removal_curve(*map(torch.from_numpy, (weight, covariance, sensitivity)), *options, **named)
 
 
 def best_loss(weight, covariance, sensitivity, kept):

@@ -45,8 +45,11 @@ def test_the_first_block_is_the_weighted_regression_worked_out_by_hand(case):
     root = np.sqrt(weight / weight.sum())[:, None]
     x_mean, y_mean = (weight @ x) / weight.sum(), (weight @ y) / weight.sum()
     gram = ((x - x_mean) * root).T @ ((x - x_mean) * root)
-    dense = output_projection(case.model, first).weight.double().numpy()
-    curve = removal_curve(dense, gram, moments.blocks[first].sensitivity, first.unit_size, keep=widths[first])
+    weight_of_first = output_projection(case.model, first).weight
+    dense, sensitivity = weight_of_first.double().numpy(), torch.from_numpy(moments.blocks[first].sensitivity)
+    curve = removal_curve(
+        weight_of_first, torch.from_numpy(gram), sensitivity, first.unit_size, keep=widths[first]
+    )
     assert kept[first] == curve.kept(widths[first])
     columns = columns_of(kept[first], first.unit_size).numpy()
     penalty = 1e-2 * np.trace(gram[np.ix_(columns, columns)]) / len(columns)

@@ -10,7 +10,7 @@ from prune2deploy.models.registry import blocks_of, layers_of, output_projection
 from prune2deploy.models.surgery import columns_of, mask_
 from prune2deploy.pruning import streams as streams_module
 from prune2deploy.pruning.refit import ridge
-from prune2deploy.pruning.streams import BlockStatistics, Reconstruction, Streams, lengths_of
+from prune2deploy.pruning.streams import Reconstruction, Streams, lengths_of
 
 ENTRIES = {  # the module whose input the block's output is added to
     ("bert", "attention"): "attention.self.query", ("bert", "ffn"): "intermediate.dense",
@@ -106,11 +106,11 @@ def test_with_nothing_pruned_the_target_is_the_projections_own_output(case):
             streams.enter(block.layer)
         found = streams.statistics(block, list(range(block.units)))
         projection = output_projection(case.model, block)
-        weight, bias = projection.weight.double().numpy(), projection.bias.double().numpy()
-        scale = np.abs(found.xy).max()
-        np.testing.assert_allclose(found.y_sum, weight @ found.x_sum + found.n * bias, rtol=1e-4, atol=1e-3)
-        wanted = found.xx @ weight.T + np.outer(found.x_sum, bias)
-        np.testing.assert_allclose(found.xy, wanted, rtol=1e-4, atol=1e-5 * scale)
+        weight, bias = projection.weight.double(), projection.bias.double()
+        scale = float(found.xy.abs().max())
+        torch.testing.assert_close(found.y_sum, weight @ found.x_sum + found.n * bias, rtol=1e-4, atol=1e-3)
+        wanted = found.xx @ weight.T + torch.outer(found.x_sum, bias)
+        torch.testing.assert_close(found.xy, wanted, rtol=1e-4, atol=1e-5 * scale)
 
 
 def test_a_block_without_units_has_its_mean_target(case):
@@ -118,7 +118,7 @@ def test_a_block_without_units_has_its_mean_target(case):
     streams.enter(0)
     found = streams.statistics(blocks_of(case.model)[0], [])
     assert found.xx.shape == (0, 0)
-    assert np.abs(found.y_sum).max() > 0
+    assert found.y_sum.abs().max() > 0
     assert found.n == lengths_of(case.model, case.samples).sum()
 
 
@@ -164,7 +164,7 @@ def test_lengths_are_counted_without_padding(case):
 def test_centred_statistics_are_covariances():
     rng = np.random.default_rng(0)
     x, y = rng.normal(3, 1, size=(50, 4)), rng.normal(-2, 1, size=(50, 3))
-    found, cross = BlockStatistics(50, x.sum(0), y.sum(0), x.T @ x, x.T @ y).centred()
+    found, cross = synthetic.statistics(x, y).centred()
     both = np.cov(np.hstack([x, y]).T, bias=True)
     np.testing.assert_allclose(found, both[:4, :4], atol=1e-10)
     np.testing.assert_allclose(cross, both[:4, 4:], atol=1e-10)
@@ -173,13 +173,12 @@ def test_centred_statistics_are_covariances():
 def test_what_rounding_makes_of_constants_is_no_variance():
     x = np.tile(np.float32([0.1, 3.3, -7.7]), (5000, 1))
     y = np.random.default_rng(0).normal(size=(5000, 2)).astype(np.float32)
-    statistics = BlockStatistics(
-        5000, x.sum(0, dtype=np.float64), y.sum(0, dtype=np.float64), (x.T @ x).astype(float), (x.T @ y).astype(float)
-    )
+    statistics = synthetic.statistics(x, y)
+    statistics.x_sum, statistics.y_sum = (torch.from_numpy(rows.sum(0, dtype=np.float64)) for rows in (x, y))
     found, cross = statistics.centred()
     assert not found.any()
     assert not cross.any()
-    weight = np.ones((2, 3))
+    weight = torch.ones(2, 3, dtype=torch.float64)
     assert (ridge(statistics, weight) == weight).all(), "nothing to learn from: the weights stay"
 
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from synthetic import statistics
 
 from prune2deploy.models.registry import blocks_of, output_projection
 from prune2deploy.models.surgery import columns_of, mask_
 from prune2deploy.progress import Progress
-from prune2deploy.pruning.streams import BlockStatistics, Reconstruction, Streams
+from prune2deploy.pruning.streams import Reconstruction, Streams
 from prune2deploy.pruning.tuning import RIDGE, scales_of, tune_masks, walk, write_columns
 
 TOKENS, UNITS, SIZE, WIDTH = 60, 5, 3, 7
@@ -20,10 +21,6 @@ def made_up(seed=0):
     weight = rng.normal(size=(WIDTH, UNITS * SIZE))
     y = x @ (weight * np.repeat(rng.uniform(0.2, 2, size=UNITS), SIZE)).T + rng.normal(4, 3, size=(TOKENS, WIDTH))
     return x, y, weight
-
-
-def statistics(x, y):
-    return BlockStatistics(len(x), x.sum(0), y.sum(0), x.T @ x, x.T @ y)
 
 
 def design(x, y, weight):
@@ -74,7 +71,7 @@ def test_the_bias_makes_the_mean_right():
     projection = torch.nn.Linear(2 * UNITS * SIZE, WIDTH)
     before = projection.weight.detach().clone()
     columns = columns_of([0, 2, 3, 6, 9], SIZE)
-    write_columns(projection, columns, weight, statistics(x, y))
+    write_columns(projection, columns, torch.from_numpy(weight), statistics(x, y))
     got = x @ projection.weight.detach().double().numpy()[:, columns].T + projection.bias.detach().double().numpy()
     np.testing.assert_allclose(got.mean(0), y.mean(0), atol=1e-4)
     others = [c for c in range(2 * UNITS * SIZE) if c not in columns.tolist()]
@@ -85,7 +82,7 @@ def test_the_bias_makes_the_mean_right():
 def test_columns_are_written_without_a_bias_too():
     x, y, weight = made_up()
     projection = torch.nn.Linear(UNITS * SIZE, WIDTH, bias=False)
-    write_columns(projection, torch.arange(UNITS * SIZE), weight, statistics(x, y))
+    write_columns(projection, torch.arange(UNITS * SIZE), torch.from_numpy(weight), statistics(x, y))
     assert projection.bias is None
     np.testing.assert_allclose(projection.weight.detach().numpy(), weight, rtol=1e-6)
 
@@ -170,7 +167,7 @@ def test_a_vanished_block_is_left_with_its_mean_target(case):
 
     def solve(block, kept, found, projection):
         if block == vanished:
-            wanted["mean"] = found.y_sum / found.n
+            wanted["mean"] = (found.y_sum / found.n).numpy()
 
     walk(case.model, copy.deepcopy(pruned), plan, case.samples, solve, Progress(), "looking")
     first = blocks_of(case.model)[0]
