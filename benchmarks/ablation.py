@@ -32,9 +32,8 @@ from prune2deploy.pruning.costs import Costs, LatencyCosts
 from prune2deploy.pruning.importance import fisher_importance
 from prune2deploy.pruning.method import State, Step
 from prune2deploy.pruning.moments import BlockMoments, Moments, moments_of
-from prune2deploy.pruning.ours import OursMethod
+from prune2deploy.pruning.ours import OursMethod, curve_of
 from prune2deploy.pruning.refit import refit
-from prune2deploy.pruning.removal import removal_curve
 from prune2deploy.pruning.streams import BlockStatistics
 from prune2deploy.pruning.tuning import write_columns
 from prune2deploy.pruning.workbench import Workbench
@@ -53,9 +52,7 @@ class Changed(OursMethod):
         super().__init__(calibration)
         moments = self.changed(moments_of(calibration))
         for block, found in moments.blocks.items():
-            weight = output_projection(calibration.model, block).weight
-            covariance, sensitivity = torch.from_numpy(found.covariance), torch.from_numpy(found.sensitivity)
-            self.importance[block] = removal_curve(weight, covariance, sensitivity, block.unit_size)
+            self.importance[block] = curve_of(calibration.model, block, found)
         self.moments = moments.without_covariances()
 
     @abstractmethod

@@ -65,12 +65,12 @@ def main() -> None:
         "device": options.device,
     }  # fmt: skip
     options.out.mkdir(parents=True, exist_ok=True)
-    name = "bert_base" if options.device == "cpu" else "bert_base_gpu"
-    (options.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    file = "bert_base" if options.device == "cpu" else "bert_base_gpu"
+    (options.out / f"{file}.json").write_text(json.dumps(result, indent=1) + "\n")
     numbers = {name: value for name, value in result.items() if isinstance(value, float)}
     rows = ["| | |", "|---|---|", *(f"| {name} | {value:.2f} |" for name, value in numbers.items())]
     rows += [f"| {name}, s | {seconds:.0f} |" for name, seconds in result["steps_s"].items()]
-    (options.out / f"{name}.md").write_text("\n".join(rows) + "\n")
+    (options.out / f"{file}.md").write_text("\n".join(rows) + "\n")
     print("\n".join(rows), file=sys.stderr)
 
 

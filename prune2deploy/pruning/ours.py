@@ -1,15 +1,22 @@
 """Our method: removal costs in units of the final loss, selection and re-fit on the pruned prefix, reconstruction."""
 
+from typing import TYPE_CHECKING
+
+from prune2deploy.models.family import Block
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import output_projection
 from prune2deploy.pruning.calibrate import Calibration
 from prune2deploy.pruning.costs import Costs
+from prune2deploy.pruning.importance import Importance
 from prune2deploy.pruning.method import Method, State, Step
-from prune2deploy.pruning.moments import moments_of
+from prune2deploy.pruning.moments import BlockMoments, moments_of
 from prune2deploy.pruning.reconstruction import reconstruct
 from prune2deploy.pruning.removal import removal_curve
 from prune2deploy.pruning.search import plan_within
 from prune2deploy.pruning.selection import select_and_refit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class OursMethod(Method):
@@ -20,17 +27,12 @@ class OursMethod(Method):
     on_gpu = True
 
     def __init__(self, calibration: Calibration):
-        import torch
-
         super().__init__(calibration)
         self.moments = moments_of(calibration)
         with calibration.progress.track("removal curves", len(calibration.blocks)) as advance:
             self.importance = {}
             for block, found in self.moments.blocks.items():
-                weight = output_projection(calibration.model, block).weight
-                covariance = torch.from_numpy(found.covariance).to(weight.device)
-                sensitivity = torch.from_numpy(found.sensitivity).to(weight.device)
-                self.importance[block] = removal_curve(weight, covariance, sensitivity, block.unit_size)
+                self.importance[block] = curve_of(calibration.model, block, found)
                 advance()
         self.moments = self.moments.without_covariances()
 
@@ -58,3 +60,13 @@ class OursMethod(Method):
             calibration.progress,
         )  # fmt: skip
         return state
+
+
+def curve_of(model: "PreTrainedModel", block: Block, found: BlockMoments) -> Importance:
+    """The removal curve of `block` in the dense `model`, computed where that is."""
+    import torch
+
+    weight = output_projection(model, block).weight
+    moments = (found.covariance, found.sensitivity)
+    covariance, sensitivity = (torch.from_numpy(moment).to(weight.device) for moment in moments)
+    return removal_curve(weight, covariance, sensitivity, block.unit_size)

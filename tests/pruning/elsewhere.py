@@ -30,9 +30,6 @@ class Elsewhere(torch.Tensor):
     def numpy(self, *args, **kwargs):
         raise TypeError("can't convert a tensor of another device to numpy; use .cpu() first")
 
-    def __reduce_ex__(self, protocol):
-        raise TypeError("not meant to be pickled")
-
 
 class Device(TorchDispatchMode):
     """While open, what is made on or moved to `DEVICE` is `Elsewhere`."""

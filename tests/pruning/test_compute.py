@@ -84,7 +84,7 @@ def test_a_step_is_undone_there(case):
         assert torch.equal(weights[name], weight)
 
 
-def test_only_what_would_take_main_memory_is_kept_in_files(tmp_path):
+def test_only_what_would_take_main_memory_is_kept_in_files():
     assert hasattr(store(torch.device("cpu")), "folder")
     assert store(torch.device("cuda")) == []
 
