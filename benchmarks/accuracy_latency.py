@@ -20,12 +20,12 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import psutil
 
 from prune2deploy.budget import Budget
 from prune2deploy.config import Project, load_project
 from prune2deploy.console import RichProgress
 from prune2deploy.errors import Prune2DeployError, UnstableMeasurementError
-from prune2deploy.memory import resident
 from prune2deploy.pruning.workbench import Pruned, Workbench
 
 METHODS = ("magnitude", "kwon", "ziplm", "k-prune", "optin", "ours")
@@ -45,7 +45,7 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self.over.wait(0.02):
-            self.peak = max(self.peak, resident() / 2**30)
+            self.peak = max(self.peak, psutil.Process().memory_info().rss / 2**30)
 
     def __exit__(self, *exception: object) -> None:
         self.over.set()

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import torch
 from accuracy_latency import PeakMemory
 from transformers import BertConfig, BertForSequenceClassification
@@ -20,7 +21,6 @@ from transformers import BertConfig, BertForSequenceClassification
 from prune2deploy.budget import Budget
 from prune2deploy.console import RichProgress
 from prune2deploy.initialise import init
-from prune2deploy.memory import resident
 from prune2deploy.models.checkpoint import processor_files
 from prune2deploy.pruning.workbench import Workbench
 
@@ -48,7 +48,7 @@ def main() -> None:
     calibration = project.calibration.model_copy(update={"device": options.device})
     project = project.model_copy(update={"calibration": calibration})
     model_gib = (directory / "model.safetensors").stat().st_size / 2**30
-    before = resident() / 2**30
+    before = psutil.Process().memory_info().rss / 2**30
     start = time.monotonic()
     with PeakMemory() as memory:
         workbench = Workbench(project, progress=RichProgress())

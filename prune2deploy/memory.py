@@ -1,9 +1,8 @@
 """What keeps the memory that pruning takes to little more than two models."""
 
 import ctypes
-import resource
+import platform
 import shutil
-import sys
 import tempfile
 import weakref
 from collections.abc import Sequence
@@ -16,7 +15,8 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-SLACK = 192_000_000  # bytes; with a third of it, reconstruction of MiniLM takes a quarter longer
+LARGE = 2**21  # bytes; with half of it, MiniLM's hidden states are among them, and reconstruction takes a third longer
+M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 
 
 class Spilled(Sequence["torch.Tensor"]):
@@ -63,33 +63,12 @@ def store(device: "torch.device") -> Store:
     return Spilled() if device.type == "cpu" else []
 
 
-def give_back() -> None:
-    """Return to the system what was freed, where that may be much.
-
-    The C library keeps freed blocks of up to 32 MB, a gigabyte of them in the end. Getting them anew takes time, so nothing
-    is done until `SLACK` more are held than at the least since something was given back last.
-    """
-    trim = _trim()
-    if trim is None:
-        return
-    held = resident()
-    _Held.least = min(_Held.least, held)
-    if held > _Held.least + SLACK:
-        trim(0)
-        _Held.least = resident()
-
-
-class _Held:
-    least = sys.maxsize  # bytes, since something was given back last
-
-
-def resident() -> int:
-    """Bytes of memory that this process holds; for Linux, where glibc is."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
-
-
 @cache
-def _trim() -> Any:
-    """What glibc has for it; None where the C library is another one."""
-    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+def map_large_blocks() -> None:
+    """Have the C library give each block of `LARGE` bytes or more a mapping of its own, as long as this process lives.
+
+    Such a block goes back to the system when it is freed. By default glibc comes to keep freed blocks of up to 32 MB for
+    later use, a gigabyte of them in the end; and keeping them is no faster. Other C libraries are left as they are.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)

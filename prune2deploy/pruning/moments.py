@@ -15,7 +15,6 @@ import numpy as np
 
 from prune2deploy.errors import InputError
 from prune2deploy.files import read_arrays, write_arrays
-from prune2deploy.memory import give_back
 from prune2deploy.models.family import Block
 from prune2deploy.models.registry import output_projection
 from prune2deploy.pruning.calibrate import Calibration, batch_generator
@@ -84,7 +83,6 @@ def _measure(calibration: Calibration) -> Moments:
                 weights[indices[row]] = norms[row][:, counted]
             for block, total in sums.items():
                 total.add(inputs[block][valid], gradients[block][valid])
-            give_back()
             advance()
     ordered = _gathered(weights, len(samples), len(blocks))
     tokens = sum(array.shape[1] for array in ordered)
@@ -127,7 +125,7 @@ class _Sums:
 
     def add(self, inputs: "torch.Tensor", gradients: "torch.Tensor") -> None:
         self.tokens += len(inputs)
-        self.x += inputs.double().sum(0)
+        self.x += inputs.sum(0)
         self.xx.addmm_(inputs.T, inputs)
         self.gg.addmm_(gradients.T, gradients)
 

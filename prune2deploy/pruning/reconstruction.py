@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from prune2deploy.memory import give_back
 from prune2deploy.models.family import Block
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import blocks_of, family_of, layers_of
@@ -56,7 +55,6 @@ def reconstruct(
                 metric = metric_of(moments.blocks[block].sensitivity).to(pruned.device)
                 fit(cast("list[nn.Linear]", modules), streams, small, block, metric, seed)
                 write_back_(family, small, layer, block, kept)
-            give_back()
             advance()
 
 
@@ -114,7 +112,6 @@ def fit(
                 (length(batch, _missed(streams, layer, block, batch)[0]) / scale).backward()
             optimiser.step()
             schedule.step()
-            give_back()
     for parameter in parameters:
         parameter.requires_grad_(False)
 

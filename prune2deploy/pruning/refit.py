@@ -48,4 +48,4 @@ def ridge(statistics: BlockStatistics, weight: "torch.Tensor") -> "torch.Tensor"
     if penalty == 0:
         return weight
     gram.diagonal().add_(penalty)
-    return solve_(gram, cross + penalty * weight.T).T.contiguous()
+    return solve_(gram, cross.add_(weight.T, alpha=penalty)).T.contiguous()

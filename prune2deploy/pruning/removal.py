@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prune2deploy.memory import give_back
 from prune2deploy.pruning.importance import Importance
 from prune2deploy.pruning.linear_algebra import inverse_
 
@@ -73,7 +72,6 @@ def removal_curve(
             gone.append(int(left[unit]))
             loss[len(left) - count] = loss[len(left)] + cost * count / len(going)
         left = left[stays]
-        give_back()
     return Importance(np.asarray([*left, *gone[::-1]]), loss)
 
 

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from prune2deploy.memory import give_back
 from prune2deploy.models.family import Block
 from prune2deploy.models.registry import output_projection
 from prune2deploy.models.surgery import columns_of, mask_block_
@@ -42,7 +41,6 @@ def select_and_refit(
             mask_block_(projection, block, kept[block])
             columns = columns_of(kept[block], block.unit_size)
             fit_columns(projection, columns, statistics.of(columns))
-            give_back()
             advance()
     return kept
 
@@ -55,7 +53,7 @@ def _select(
     if width in (0, block.units):
         return list(range(width))
     best = ridge(statistics, projection.weight.double())
-    covariance, _ = statistics.centred()
+    covariance = statistics.centred()[0]
     sensitivity = torch.from_numpy(moments.blocks[block].sensitivity).to(best.device)
     curve = removal_curve(best, covariance, sensitivity, block.unit_size, keep=width, overwrite=True)
     return curve.kept(width)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prune2deploy.memory import Store, give_back, store
+from prune2deploy.memory import Store, store
 from prune2deploy.models.family import KINDS, Block, Kind
 from prune2deploy.models.layer_call import LayerCall, capture
 from prune2deploy.models.registry import blocks_of, family_of, layers_of, output_projection
@@ -118,7 +118,6 @@ class Streams:
                 past = layers_of(self.pruned)[self.layer]
                 for batch, call in enumerate(self.calls):
                     self.pruned_hidden[batch] = call.run(past, self.pruned_hidden[batch])
-                    give_back()
             self.layer = layer
             self.targets = {kind: store(self.dense.device) for kind in KINDS}
             module = layers_of(self.dense)[layer]
@@ -127,7 +126,6 @@ class Streams:
                     self.dense_hidden[batch] = call.run(module, self.dense_hidden[batch])
                 for kind in KINDS:
                     self.targets[kind].append(seen[kind, "entry"] + seen[kind, "output"])
-                give_back()
 
     def blocks(self) -> Iterator[Block]:
         """Every block in forward order; when one is yielded, the walk has come as far as its layer."""
@@ -154,17 +152,16 @@ class Streams:
             if first_token_only:
                 counted = valid & (torch.arange(valid.shape[1], device=valid.device) == 0)
                 weight = weight[counted[valid]]
-            x = seen["input"][counted]
+            x = seen.pop("input")[counted]
             if len(kept) < block.units:
                 x = x[:, columns]
             y = (self.targets[block.kind][batch] - seen["entry"])[counted]
             weighted = x * weight[:, None]
             sums.n += float(weight.sum(dtype=torch.float64))
-            sums.x_sum += weighted.double().sum(0)
-            sums.y_sum += (y * weight[:, None]).double().sum(0)
+            sums.x_sum += weighted.sum(0)
+            sums.y_sum += (y * weight[:, None]).sum(0)
             sums.xx += x.T @ weighted
             sums.xy += weighted.T @ y
-            give_back()
         return sums
 
     def through(
@@ -266,6 +263,5 @@ class Reconstruction:
                     model(**batch.tensors(model.device))
                 hidden = found.pop()
                 yield hidden[batch.counted(hidden)]
-                give_back()
         finally:
             handle.remove()

@@ -13,6 +13,7 @@ from prune2deploy.budget import Budget
 from prune2deploy.config import Project
 from prune2deploy.errors import CheckFailedError, InputError
 from prune2deploy.files import sha256_of, staged_directory
+from prune2deploy.memory import map_large_blocks
 from prune2deploy.models.checkpoint import (
     FitRound,
     Provenance,
@@ -70,6 +71,7 @@ class Workbench:
         self, project: Project, method: str = DEFAULT_METHOD, table: Path | None = None, progress: Progress | None = None
     ):
         """`table`: one from another machine; nothing is measured here then. Raises InputError."""
+        map_large_blocks()
         self.project, self.progress, self.given_table = project, progress or Progress(), table
         self.chosen = method_named(method)
         self.compute = compute_device(project.calibration.device, self.chosen)

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prune2deploy.memory import give_back
 from prune2deploy.tasks.base import Arrays, Samples, Score, Task, tensors
 
 if TYPE_CHECKING:
@@ -21,9 +20,7 @@ def torch_run(model: "PreTrainedModel") -> Run:
 
     def run(inputs: Arrays) -> np.ndarray:
         with torch.no_grad():
-            logits = model(**tensors(inputs, model.device)).logits.cpu().numpy()
-        give_back()
-        return logits
+            return model(**tensors(inputs, model.device)).logits.cpu().numpy()
 
     return run
 
