@@ -15,6 +15,7 @@ import numpy as np
 
 from prune2deploy.errors import InputError
 from prune2deploy.files import read_arrays, write_arrays
+from prune2deploy.memory import give_back
 from prune2deploy.models.family import Block
 from prune2deploy.models.registry import output_projection
 from prune2deploy.pruning.calibrate import Calibration, batch_generator
@@ -84,6 +85,7 @@ def _measure(calibration: Calibration) -> Moments:
             for block, total in sums.items():
                 total.add(inputs[block][valid], gradients[block][valid])
             advance()
+    give_back()
     ordered = _gathered(weights, len(samples), len(blocks))
     tokens = sum(array.shape[1] for array in ordered)
     mean = sum(array.sum(axis=1, dtype=np.float64) for array in ordered) / tokens

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prune2deploy.memory import Store, store
+from prune2deploy.memory import Store, give_back, store
 from prune2deploy.models.family import KINDS, Block, Kind
 from prune2deploy.models.layer_call import LayerCall, capture
 from prune2deploy.models.registry import blocks_of, family_of, layers_of, output_projection
@@ -118,6 +118,7 @@ class Streams:
                 past = layers_of(self.pruned)[self.layer]
                 for batch, call in enumerate(self.calls):
                     self.pruned_hidden[batch] = call.run(past, self.pruned_hidden[batch])
+            give_back()
             self.layer = layer
             self.targets = {kind: store(self.dense.device) for kind in KINDS}
             module = layers_of(self.dense)[layer]
