@@ -34,6 +34,11 @@ SEEDS = (0, 1, 2)
 DISTURBED = 3  # times that a cell is tried again
 
 
+def resident_gib() -> float:
+    """The resident set of this process, GiB."""
+    return psutil.Process().memory_info().rss / 2**30
+
+
 class PeakMemory:
     """The largest resident set while open, GiB, looked at every 20 ms."""
 
@@ -45,7 +50,7 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self.over.wait(0.02):
-            self.peak = max(self.peak, psutil.Process().memory_info().rss / 2**30)
+            self.peak = max(self.peak, resident_gib())
 
     def __exit__(self, *exception: object) -> None:
         self.over.set()

@@ -13,9 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import torch
-from accuracy_latency import PeakMemory
+from accuracy_latency import PeakMemory, resident_gib
 from transformers import BertConfig, BertForSequenceClassification
 
 from prune2deploy.budget import Budget
@@ -48,7 +47,7 @@ def main() -> None:
     calibration = project.calibration.model_copy(update={"device": options.device})
     project = project.model_copy(update={"calibration": calibration})
     model_gib = (directory / "model.safetensors").stat().st_size / 2**30
-    before = psutil.Process().memory_info().rss / 2**30
+    before = resident_gib()
     start = time.monotonic()
     with PeakMemory() as memory:
         workbench = Workbench(project, progress=RichProgress())
