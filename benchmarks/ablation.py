@@ -96,7 +96,15 @@ class MaskFisher(OursMethod):
         self.importance = fisher_importance(fisher_information(calibration).diagonal)
 
 
-class WithLabels(OursMethod):
+class SharpPredictions(OursMethod):
+    """Fisher information of the predictions as they are, not softened."""
+
+    def __init__(self, calibration: Calibration):
+        with patch("prune2deploy.pruning.moments.TEMPERATURE", 1.0):
+            super().__init__(replace(calibration, cache=None))
+
+
+class WithLabels(SharpPredictions):
     """Gradients of the labels' own loss, in place of those of the predicted distribution."""
 
     def __init__(self, calibration: Calibration):
@@ -113,7 +121,7 @@ class WithLabels(OursMethod):
             return logits.softmax(-1) - wanted
 
         samples.batch, task.fisher_probe = batch, probe  # type: ignore[method-assign]
-        super().__init__(replace(calibration, samples=samples, task=task, cache=None))
+        super().__init__(replace(calibration, samples=samples, task=task))
         self.calibration = calibration
 
 
@@ -172,24 +180,25 @@ def bias_only(projection: nn.Linear, columns: torch.Tensor, statistics: BlockSta
 
 
 class Scaled(OursMethod):
-    """A constant of ours, times a factor while its steps run."""
+    """Constants of ours, times a factor while its steps run."""
 
     module: ModuleType
-    constant: str
+    constants: tuple[str, ...]
     factor: float
 
     def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
         return [(name, partial(self._scaled, step)) for name, step in super().steps(costs, budget)]
 
     def _scaled(self, step: Step, state: State) -> State:
-        with patch.object(self.module, self.constant, self.factor * getattr(self.module, self.constant)):
+        scaled = {name: self.factor * getattr(self.module, name) for name in self.constants}
+        with patch.multiple(self.module, **scaled):
             return step(state)
 
 
 class HalfThePasses(Scaled):
     """Of block reconstruction."""
 
-    module, constant, factor = reconstruction, "EPOCHS", 0.5
+    module, constants, factor = reconstruction, ("EPOCHS", "TOKENS"), 0.5
 
 
 class TwiceThePasses(HalfThePasses):
@@ -203,13 +212,13 @@ class UniformDraw(OursMethod):
 class MoreSamples(Scaled):
     """Four times as many (`measure` sees to it), and room for all their tokens."""
 
-    module, constant, factor = streams, "NUMBERS", 4
+    module, constants, factor = streams, ("NUMBERS",), 4
 
 
 class WeakRidge(Scaled):
     """A tenth of the pull toward the weights that are there."""
 
-    module, constant, factor = refitting, "RIDGE", 0.1
+    module, constants, factor = refitting, ("RIDGE",), 0.1
 
 
 class StrongRidge(WeakRidge):
@@ -235,6 +244,7 @@ VARIANTS: dict[str, type[OursMethod]] = {
     "all output directions count alike": PlainError,
     "all blocks count alike, too": RelativeError,
     "widths by the masks' Fisher information": MaskFisher,
+    "predictions as sharp as they are": SharpPredictions,
     "with labels": WithLabels,
     "with a search over profiles": SearchedProfile,
 }

@@ -2,7 +2,7 @@
 
 For each block: the covariance of what goes into its output projection, and of the gradient that comes back to its
 output. Their Kronecker product stands for the Fisher information of the projection's weights (K-FAC; Martens and Grosse
-2015). Gradients are of the model's own predicted distribution: no labels are needed.
+2015). Gradients are of the model's own predicted distribution, softened: no labels are needed.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 CACHE = "moments"  # the folder of a file for each block, so that no copy of all of them is ever made
 MOMENTS = ("mean", "covariance", "sensitivity")
 WEIGHTS = "weights.safetensors"  # the last to be written
-UNIFORM = 0.1  # of a token's weight that does not depend on its gradient: later blocks may come to need any token
+TEMPERATURE = 4.0  # that softens predictions: as they are, undecided samples would count many times as much as others
+UNIFORM = 0.3  # of a token's weight that does not depend on its gradient: later blocks may come to need any token
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class BlockMoments:
 class Moments:
     """Of all blocks. `weights`: per sample [blocks, tokens] float32, how much the block's output matters at that token.
 
-    A weight is the norm of the gradient relative to the block's mean over all tokens, mixed with a tenth of uniform.
+    A weight is the norm of the gradient relative to the block's mean over all tokens, mixed with `UNIFORM`.
     """
 
     blocks: dict[Block, BlockMoments]
@@ -154,7 +155,7 @@ def passes(
             logits = model(**batch.tensors(model.device)).logits
             if not torch.isfinite(logits).all():
                 raise InputError(f"data {task.data.path!r}: the dense model's outputs are not finite on some samples")
-            probe = task.fisher_probe(logits.detach().cpu(), batch_generator(calibration.seed, number))
+            probe = task.fisher_probe(logits.detach().cpu() / TEMPERATURE, batch_generator(calibration.seed, number))
             gradients = torch.autograd.grad((probe.to(logits.device) * logits).sum(), list(outputs.values()))
             yield indices, inputs, dict(zip(outputs, gradients, strict=True)), batch.counted(gradients[0])
 
@@ -186,13 +187,21 @@ def _write(moments: Moments, directory: Path) -> None:
     for block, found in moments.blocks.items():
         write_arrays(directory / f"{block.key}.safetensors", {name: getattr(found, name) for name in MOMENTS})
     lengths = np.asarray([array.shape[1] for array in moments.weights])
-    write_arrays(directory / WEIGHTS, {"weights": np.concatenate(moments.weights, axis=1), "lengths": lengths})
+    weights = np.concatenate(moments.weights, axis=1)
+    write_arrays(directory / WEIGHTS, {"weights": weights, "lengths": lengths, "settings": _settings()})
+
+
+def _settings() -> np.ndarray:
+    """What the arrays depend on beside the model and the samples: others of an older version are not used."""
+    return np.array([TEMPERATURE, UNIFORM])
 
 
 def _read(directory: Path, calibration: Calibration) -> Moments | None:
-    """What `_write` wrote; None where it is damaged or was cut short, so that the pass is made again."""
+    """What `_write` wrote; None where it is damaged, cut short or older, so that the pass is made again."""
     try:
         last = read_arrays(directory / WEIGHTS)
+        if not np.array_equal(last["settings"], _settings()):
+            return None
         blocks = {}
         for block in calibration.blocks:
             arrays = read_arrays(directory / f"{block.key}.safetensors")

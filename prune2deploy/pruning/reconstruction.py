@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 EPOCHS = 10  # passes over the samples at an error of a quarter or more; fewer where there is less to mend
-NARROW = 384  # hidden size up to which there are so many; beyond, fewer in proportion: no block costs more than one so wide
+TOKENS = 430_000  # in all passes, so that longer samples do not take longer: ten times those of 2,048 sentences
+NARROW = 384  # hidden size up to which there are so many passes; wider blocks get fewer, and cost no more than one so wide
 STEP_BATCHES = 2  # batches of `streams.BATCH` samples that a step is taken on
-EVEN = 0.5  # how much of the metric counts all directions of the output alike; the rest goes by their Fisher information
+EVEN = 0.8  # how much of the metric counts all directions of the output alike; the rest goes by their Fisher information
 RATE = 0.03  # a step's size relative to the weights' root mean square at an error of a quarter or more; falls to 0
 
 
@@ -93,7 +94,8 @@ def fit(
         lengths = [(float(length(batch, missed)), float(length(batch, wanted))) for batch, (missed, wanted) in pairs]
     errors, scales = zip(*lengths, strict=True)
     to_mend = min(1.0, 2 * (sum(errors) / max(sum(scales), 1e-30)) ** 0.5)
-    rate, epochs = RATE * to_mend, math.ceil(EPOCHS * to_mend * min(1.0, NARROW / len(metric)))
+    passes = min(EPOCHS, TOKENS / sum(weights.shape[1] for weights in streams.weights))
+    rate, epochs = RATE * to_mend, math.ceil(passes * to_mend * min(1.0, NARROW / len(metric)))
     parameters = [parameter.requires_grad_() for module in modules for parameter in module.parameters()]
     optimiser = torch.optim.Adam([
         {"params": list(module.parameters()), "lr": rate * float(module.weight.detach().square().mean().sqrt())}

@@ -7,7 +7,7 @@ import torch
 
 from prune2deploy.errors import InputError
 from prune2deploy.models.registry import output_projection
-from prune2deploy.pruning.moments import CACHE, UNIFORM, moments_of
+from prune2deploy.pruning.moments import CACHE, TEMPERATURE, UNIFORM, moments_of
 
 
 def sample_by_sample(calibration, block):
@@ -29,7 +29,7 @@ def sample_by_sample(calibration, block):
         inputs.append(seen["x"][0].detach().numpy())
         rows = [torch.autograd.grad(value, seen["y"], retain_graph=True)[0][0].numpy() for value in logits]
         jacobians.append(np.stack(rows))
-        probabilities.append(logits.softmax(-1).detach().numpy())
+        probabilities.append((logits / TEMPERATURE).softmax(-1).detach().numpy())
     return inputs, jacobians, probabilities
 
 
@@ -42,7 +42,7 @@ def test_inputs_are_averaged_over_the_tokens_of_every_sample(case):
         np.testing.assert_allclose(found.blocks[block].covariance, np.cov(x.T, bias=True), rtol=1e-3, atol=1e-4)
 
 
-def test_sensitivity_is_the_fisher_information_of_the_predictions_on_average(case):
+def test_sensitivity_is_the_fisher_information_of_the_softened_predictions_on_average(case):
     calibration = synthetic.calibration(case)
     block = calibration.blocks[2]
     _, jacobians, probabilities = sample_by_sample(calibration, block)
@@ -82,7 +82,7 @@ def test_labels_play_no_part(case):
         np.testing.assert_array_equal(found.sensitivity, unlabelled.blocks[block].sensitivity)
 
 
-def test_the_cache_gives_the_same_and_a_damaged_one_is_made_again(case, tmp_path):
+def test_the_cache_gives_the_same_and_a_damaged_or_older_one_is_made_again(case, tmp_path, monkeypatch):
     calibration = synthetic.calibration(case)
     calibration.cache = tmp_path
     first = moments_of(calibration)
@@ -104,6 +104,13 @@ def test_the_cache_gives_the_same_and_a_damaged_one_is_made_again(case, tmp_path
         path.unlink()
         same(moments_of(calibration))
         assert path.read_bytes() == content
+    with monkeypatch.context() as older:
+        older.setattr("prune2deploy.pruning.moments.TEMPERATURE", 1.0)
+        sharp = moments_of(calibration)
+    assert any(
+        not np.array_equal(found.sensitivity, sharp.blocks[block].sensitivity) for block, found in first.blocks.items()
+    )
+    same(moments_of(calibration))
 
 
 def test_a_model_without_finite_outputs_is_refused(case):
