@@ -62,11 +62,16 @@ def check_one(entry: Path) -> EntryState:
     if not versions:
         problems.append("no version directory here, so this is not a package of prune2deploy")
     for version in map(str, versions):
+        sealed = None
         try:
             sealed = read_sealed(entry / version)
-            problems += [problem for problem in seal_problems(entry, version) if problem not in problems]
+            broken = seal_problems(entry, version)
         except InputError as error:
-            problems.append(str(error))
+            broken = [str(error)]
+        if not (entry / version).exists():
+            continue  # a release has just retired it
+        problems += [problem for problem in broken if problem not in problems]
+        if sealed is None:
             continue
         kind, model = (sealed.role, sealed.model) if isinstance(sealed, PartManifest) else ("model", sealed.name)
         if sealed.name != entry.name:

@@ -144,7 +144,10 @@ def seal_problems(entry: Path, version: str) -> list[str]:
         problems.append(f"the manifest of version {version} was changed")
     if str(sealed.version) != version:
         problems.append(f"version {version} was made as version {sealed.version}")
-    pairs = ((f"{version}/", sealed.files, own_files(entry / version)), ("", sealed.shared, shared_files(entry)))
+    try:
+        pairs = ((f"{version}/", sealed.files, own_files(entry / version)), ("", sealed.shared, shared_files(entry)))
+    except FileNotFoundError as gone:
+        raise InputError(f"{entry}: {gone.filename} was taken away while version {version} was read; try again") from None
     for prefix, said, found in pairs:
         problems += [f"{prefix}{name} is missing" for name in said if name not in found]
         problems += [f"{prefix}{name} was changed" for name in said if name in found and found[name] != said[name]]
