@@ -1,5 +1,11 @@
 """Packages made in no time: a graph that is a few sums, in everything else as `export` writes them."""
 
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
@@ -97,6 +103,38 @@ def release(repository, name, bias=None, keep=2, grace=0, **settings):
         seal(stage / name, version)
         publish(stage / name, repository / name, keep, grace)
     return version
+
+
+RELEASES = """
+import sys
+from pathlib import Path
+import packages
+while True:
+    packages.release(Path(sys.argv[1]), "sums", keep=int(sys.argv[2]), grace=float(sys.argv[3]))
+    print("released", flush=True)
+"""
+
+
+@contextmanager
+def releasing(repository, keep, grace=0):
+    """A process that puts one version of "sums" after another into `repository`; it is killed on leaving."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", RELEASES, str(repository), str(keep), str(grace)],
+        stdout=subprocess.PIPE, cwd=Path(__file__).parent,
+    )  # fmt: skip
+    try:
+        assert process.stdout.readline() == b"released\n"
+        yield
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def flip(file):
+    """Change one byte."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
 
 
 def ragged(rng, batch, length):

@@ -5,18 +5,13 @@ import shutil
 import numpy as np
 import onnx
 import pytest
+from packages import flip
 from safetensors.numpy import load_file, save_file
 from steady import answer, cli, refused
 
 from prune2deploy.repository.manifest import read_manifest, write_sealed
 
 pytest_plugins = ("made",)
-
-
-def flip(file):
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(bytes(content))
 
 
 @pytest.fixture

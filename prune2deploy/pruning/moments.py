@@ -156,8 +156,12 @@ def passes(
             if not torch.isfinite(logits).all():
                 raise InputError(f"data {task.data.path!r}: the dense model's outputs are not finite on some samples")
             probe = task.fisher_probe(logits.detach().cpu() / TEMPERATURE, batch_generator(calibration.seed, number))
-            gradients = torch.autograd.grad((probe.to(logits.device) * logits).sum(), list(outputs.values()))
-            yield indices, inputs, dict(zip(outputs, gradients, strict=True)), batch.counted(gradients[0])
+            found = torch.autograd.grad((probe.to(logits.device) * logits).sum(), list(outputs.values()))
+            valid, gradients = batch.counted(found[0]), dict(zip(outputs, found, strict=True))
+            del found
+            yield indices, inputs, gradients, valid
+            for used in (inputs, outputs, gradients):  # or they would stay in memory beside those of the next batch
+                used.clear()
 
 
 @contextmanager

@@ -1,13 +1,10 @@
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import packages
 import pytest
+from packages import flip
 from steady import answer, cli, files_in, refused
 
 from prune2deploy.errors import InputError
@@ -29,12 +26,6 @@ def bias_of(entry, version):
 
 def problems_of(repository):
     return {entry.name: entry.problems for entry in check_repository(repository) if entry.problems}
-
-
-def flip(file):
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(bytes(content))
 
 
 def test_versions_follow_each_other_and_old_ones_go(repository):
@@ -315,16 +306,6 @@ def test_a_package_is_named_by_its_entry_or_its_version(repository):
 
 # a process that is killed
 
-RELEASES = """
-import sys
-from pathlib import Path
-import packages
-while True:
-    packages.release(Path(sys.argv[1]), "sums", keep=20)
-    print("released", flush=True)
-"""
-
-
 def problems_of_visible(entry, version):
     """None where it was retired while it was read: on a busy machine the process makes 20 others in that time."""
     try:
@@ -337,17 +318,12 @@ def problems_of_visible(entry, version):
 def test_killed_at_any_moment_every_visible_version_is_whole(repository):
     seen = set()
     for round_ in range(6):
-        process = subprocess.Popen(
-            [sys.executable, "-c", RELEASES, str(repository)], stdout=subprocess.PIPE, cwd=Path(packages.__file__).parent
-        )
-        assert process.stdout.readline() == b"released\n"
-        until = time.monotonic() + 0.15 + 0.11 * round_
-        while time.monotonic() < until:
-            for version in versions_of(repository / "sums")[-1:]:
-                assert problems_of_visible(repository / "sums", version) == []
-                seen.add(version)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        with packages.releasing(repository, keep=20):
+            until = time.monotonic() + 0.15 + 0.11 * round_
+            while time.monotonic() < until:
+                for version in versions_of(repository / "sums")[-1:]:
+                    assert problems_of_visible(repository / "sums", version) == []
+                    seen.add(version)
         assert problems_of(repository) == {}
         assert len(versions_of(repository / "sums")) <= 22
     assert len(seen) > 6

@@ -1,7 +1,6 @@
 """Versions that come and go under load, in a server that polls: not one failed or wrong answer."""
 
 import random
-import signal
 import subprocess
 import sys
 import threading
@@ -105,17 +104,6 @@ def test_rollback_under_load(polling, tmp_path):
     assert set(load.wrong) == {"version 3"}
 
 
-RELEASES = """
-import sys
-from pathlib import Path
-import packages
-from prune2deploy.repository.versions import GRACE, GRACE
-while True:
-    packages.release(Path(sys.argv[1]), "sums", keep=0, grace=GRACE)
-    print("released", flush=True)
-"""
-
-
 EXPORT = """
 import sys
 import pytest
@@ -164,13 +152,8 @@ def test_exporters_killed_at_random_moments_under_load(polling, tmp_path):
     repository, moments = tmp_path / "models", random.Random(0)
     with Load(polling.url) as load:
         for _ in range(10):
-            process = subprocess.Popen(
-                [sys.executable, "-c", RELEASES, str(repository)], stdout=subprocess.PIPE, cwd=Path(packages.__file__).parent
-            )
-            assert process.stdout.readline() == b"released\n"
-            time.sleep(moments.uniform(0, 0.4))
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            with packages.releasing(repository, keep=0, grace=GRACE):
+                time.sleep(moments.uniform(0, 0.4))
         until_served(load, packages.release(repository, "sums", keep=1, grace=GRACE))
     assert load.wrong == []
     assert load.answered > 100
