@@ -1,5 +1,6 @@
 """Latency of several engines over a whole workload, against the dense one."""
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from prune2deploy.runtimes.measure import Timing, interleaved
 DENSE = "dense"
 ROUNDS = 40
 LARGEST_SPREAD = 0.15  # of an engine's rounds; on a quiet machine it is 0.02 to 0.05
+PAUSES = (5.0, 15.0, 45.0)  # seconds, before another try on a machine that something disturbs
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,10 @@ def time_workload(
     engines: dict[str, Engine], workload: list[tuple[WorkloadPoint, Arrays]], progress: Progress, description: str,
     rounds: int = ROUNDS,
 ) -> dict[str, WorkloadTiming]:
-    """Time `engines`, interleaved with engines["dense"]; raises UnstableMeasurementError.
+    """Time `engines`, interleaved with engines["dense"].
+
+    What was measured while something disturbed the machine is thrown away, and measured again after a pause. Raises
+    UnstableMeasurementError where that does not end.
 
     Args:
         engines: by name, the dense one among them.
@@ -41,6 +46,19 @@ def time_workload(
         description: what is being measured.
         rounds: visits to each engine; more where the machine has not settled.
     """
+    for pause in PAUSES:
+        try:
+            return _time_once(engines, workload, progress, description, rounds)
+        except UnstableMeasurementError as error:
+            progress.note(f"{str(error).split(';')[0]}; measuring again in {pause:g} s")
+            time.sleep(pause)
+    return _time_once(engines, workload, progress, description, rounds)
+
+
+def _time_once(
+    engines: dict[str, Engine], workload: list[tuple[WorkloadPoint, Arrays]], progress: Progress, description: str,
+    rounds: int,
+) -> dict[str, WorkloadTiming]:
     per_point = []
     for point, inputs in workload:
         runs = {name: engine.timed(inputs) for name, engine in engines.items()}
