@@ -156,10 +156,9 @@ def passes(
             if not torch.isfinite(logits).all():
                 raise InputError(f"data {task.data.path!r}: the dense model's outputs are not finite on some samples")
             probe = task.fisher_probe(logits.detach().cpu() / TEMPERATURE, batch_generator(calibration.seed, number))
-            found = torch.autograd.grad((probe.to(logits.device) * logits).sum(), list(outputs.values()))
-            valid, gradients = batch.counted(found[0]), dict(zip(outputs, found, strict=True))
-            del found
-            yield indices, inputs, gradients, valid
+            probed = (probe.to(logits.device) * logits).sum()
+            gradients = dict(zip(outputs, torch.autograd.grad(probed, list(outputs.values())), strict=True))
+            yield indices, inputs, gradients, batch.counted(next(iter(gradients.values())))
             for used in (inputs, outputs, gradients):  # or they would stay in memory beside those of the next batch
                 used.clear()
 

@@ -27,12 +27,6 @@ class Machine:
         return float(self.true_ms[name] * self.drift(len(self.order)) * self.rng.lognormal(0, self.noise))
 
 
-@pytest.fixture
-def quiet(monkeypatch):
-    """No other process is busy, whatever this machine is doing."""
-    monkeypatch.setattr(OtherLoad, "__exit__", lambda self, *exception: None)
-
-
 def measured(machine, rounds, reference="dense", **options):
     return interleaved(machine.runs(), reference, rounds, Progress(), "timing", **options)
 

@@ -5,7 +5,6 @@ from prune2deploy.config import WorkloadPoint
 from prune2deploy.errors import UnstableMeasurementError
 from prune2deploy.progress import Progress
 from prune2deploy.runtimes import workload
-from prune2deploy.runtimes.measure import OtherLoad
 
 ROUNDS = 20
 TRUE_MS = {"dense": 10.0, "pruned": 4.0}
@@ -33,11 +32,10 @@ class PretendedEngine:
 
 
 @pytest.fixture
-def slept(monkeypatch):
+def slept(quiet, monkeypatch):
     """The pauses that were made, without making them."""
     pauses = []
     monkeypatch.setattr(workload.time, "sleep", pauses.append)
-    monkeypatch.setattr(OtherLoad, "__exit__", lambda self, *exception: None)
     return pauses
 
 
