@@ -11,9 +11,7 @@ import json
 from abc import abstractmethod
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from types import ModuleType
 from unittest.mock import patch
 
 import numpy as np
@@ -25,7 +23,7 @@ from prune2deploy.config import Project
 from prune2deploy.console import RichProgress
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import output_projection
-from prune2deploy.pruning import reconstruction, selection, streams
+from prune2deploy.pruning import reconstruction, selection
 from prune2deploy.pruning import refit as refitting
 from prune2deploy.pruning.calibrate import Calibration, fisher_information
 from prune2deploy.pruning.costs import Costs, LatencyCosts
@@ -179,46 +177,18 @@ def bias_only(projection: nn.Linear, columns: torch.Tensor, statistics: BlockSta
     write_columns(projection, columns, projection.weight[:, columns].double(), statistics)
 
 
-class Scaled(OursMethod):
-    """Constants of ours, times a factor while its steps run."""
-
-    module: ModuleType
-    constants: tuple[str, ...]
-    factor: float
-
-    def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
-        return [(name, partial(self._scaled, step)) for name, step in super().steps(costs, budget)]
-
-    def _scaled(self, step: Step, state: State) -> State:
-        scaled = {name: self.factor * getattr(self.module, name) for name in self.constants}
-        with patch.multiple(self.module, **scaled):
-            return step(state)
-
-
-class HalfThePasses(Scaled):
-    """Of block reconstruction."""
-
-    module, constants, factor = reconstruction, ("EPOCHS", "TOKENS"), 0.5
-
-
-class TwiceThePasses(HalfThePasses):
-    factor = 2
-
-
 class UniformDraw(OursMethod):
     """Calibration samples as likely one as the other, however long they are: `measure` sees to it."""
 
 
-class MoreSamples(Scaled):
-    """Four times as many (`measure` sees to it), and room for all their tokens."""
-
-    module, constants, factor = streams, ("NUMBERS",), 4
-
-
-class WeakRidge(Scaled):
+class WeakRidge(OursMethod):
     """A tenth of the pull toward the weights that are there."""
 
-    module, constants, factor = refitting, ("RIDGE",), 0.1
+    factor = 0.1
+
+    def _select(self, state: State) -> State:
+        with patch.object(refitting, "RIDGE", self.factor * refitting.RIDGE):
+            return super()._select(state)
 
 
 class StrongRidge(WeakRidge):
@@ -231,15 +201,12 @@ VARIANTS: dict[str, type[OursMethod]] = {
     "all of it": OursMethod,
     "no block reconstruction": NoReconstruction,
     "reconstruction with all directions alike": EvenReconstruction,
-    "half the passes of reconstruction": HalfThePasses,
-    "twice the passes of reconstruction": TwiceThePasses,
     "no selection on the prefix": SelectionBeforehand,
     "no re-fit of the weights": NoRefit,
     "neither selection nor re-fit": NoSelectionNorRefit,
     "a weaker ridge": WeakRidge,
     "a stronger ridge": StrongRidge,
     "samples drawn whatever their length": UniformDraw,
-    "four times the samples": MoreSamples,
     "all tokens count alike": UniformTokens,
     "all output directions count alike": PlainError,
     "all blocks count alike, too": RelativeError,
@@ -255,10 +222,7 @@ def measure(project: Project, name: str, seed: int, work: Path) -> list[dict]:
     kept = work / f"{name.replace(' ', '-')}-{seed}.json"
     if kept.exists():
         return json.loads(kept.read_text())
-    calibration = {"seed": seed}
-    if VARIANTS[name] is MoreSamples:
-        calibration["samples"] = MoreSamples.factor * project.calibration.samples
-    seeded = project.model_copy(update={"calibration": project.calibration.model_copy(update=calibration)})
+    seeded = project.model_copy(update={"calibration": project.calibration.model_copy(update={"seed": seed})})
     uniform = patch.object(TextClassification, "sizes", lambda task, rows: None)
     with uniform if VARIANTS[name] is UniformDraw else nullcontext():
         workbench = Workbench(seeded, progress=RichProgress())

@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 BATCH = 16
+POOL = 20  # batches whose samples are sorted by length
 MAX_LENGTH = 128
 
 
@@ -57,12 +58,12 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.rate, total_steps=steps, pct_start=0.1)
     for epoch in range(options.epochs):
-        random.shuffle(train)
         model.train()
         total = 0.0
-        for start in range(0, len(train), BATCH):
-            inputs, wanted = encoded(train[start : start + BATCH])
-            loss = model(**inputs, labels=wanted).loss
+        for rows in shuffled_batches(train, options.text):
+            inputs, wanted = encoded(rows)
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = model(**inputs, labels=wanted).loss
             take_step(loss, model, optimizer, schedule)
             total += loss.item() * len(wanted)
         print(f"epoch {epoch}: loss {total / len(train):.3f}, accuracy {accuracy():.4f}", flush=True)
@@ -70,6 +71,16 @@ def main() -> None:
     model.config.label2id = {str(label): index for index, label in enumerate(labels)}
     model.eval().save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
+
+
+def shuffled_batches(rows: list[dict], columns: list[str]) -> list[list[dict]]:
+    """All of `rows`, those of a batch of like lengths, so that little is computed for padding."""
+    shuffled = random.sample(rows, len(rows))
+    near = POOL * BATCH
+    pools = (shuffled[start : start + near] for start in range(0, len(rows), near))
+    ordered = [row for pool in pools for row in sorted(pool, key=lambda row: sum(len(row[name]) for name in columns))]
+    batches = [ordered[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+    return random.sample(batches, len(batches))
 
 
 def take_step(
