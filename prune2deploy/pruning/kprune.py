@@ -29,8 +29,9 @@ from prune2deploy.pruning.costs import Costs
 from prune2deploy.pruning.knowledge import Watched, knowledge
 from prune2deploy.pruning.kwon import LinearCost, fit_cost
 from prune2deploy.pruning.method import Method, State, Step
-from prune2deploy.pruning.streams import BATCH, BlockStatistics, Streams, thinned
+from prune2deploy.pruning.streams import BlockStatistics, Streams, thinned
 from prune2deploy.pruning.tuning import walk
+from prune2deploy.tasks.predict import outputs_of, torch_run
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,30 +48,28 @@ class KPruneMethod(Method):
     reads_labels = False
 
     def __init__(self, calibration: Calibration):
-        import torch
-
         super().__init__(calibration)
         taken = thinned(calibration.model, calibration.samples, TOKENS)
         self.samples = calibration.samples.select(taken)
-        self.watched = []
-        for _, batch in self.samples.batches(BATCH):
-            with torch.no_grad():
-                self.watched.append(Watched(batch, calibration.model(**batch.tensors()).logits))
+        self.logits = outputs_of(torch_run(calibration.model), self.samples)
 
     def search(self, costs: Costs, budget: float) -> Plan:
         """See Method."""
+        import torch
+
         if budget < costs.fixed:
             raise UnreachableBudgetError(budget, costs.fixed, costs.unit)
         calibration = self.calibration
         prices = {kind: Price(costs, kind, self._units(kind)) for kind in KINDS}
         pruned = copy.deepcopy(calibration.model)
         streams = Streams(calibration.model, pruned, self.samples)
+        watched = [Watched(self.samples.batch(of), torch.from_numpy(self.logits[of])) for of in streams.indices]
         kept: dict[Block, list[int]] = {}
         room = budget - costs.fixed
         with calibration.progress.track("pruning sublayer by sublayer", len(calibration.blocks)) as advance:
             for index, block in enumerate(streams.blocks()):
                 above = calibration.blocks[index:]
-                scores = knowledge(calibration.task, pruned, self.watched, streams.pruned_hidden, above)
+                scores = knowledge(calibration.task, pruned, watched, streams.pruned_hidden, above)
                 scores = {other: score / prices[other.kind].unit for other, score in scores.items()}
                 width = threshold_widths(scores, prices, room)[block]
                 kept[block] = sorted(np.argsort(-scores[block], kind="stable")[:width].tolist())

@@ -89,6 +89,7 @@ class Streams:
         self.dense, self.pruned = dense, pruned
         self.layer = -1
         self.calls: list[LayerCall] = []
+        self.indices: list[list[int]] = []  # per batch, of its samples
         self.valid: list[torch.Tensor] = []
         self.weights: list[torch.Tensor] = []  # per batch [blocks, valid tokens]
         self.rows = {block: row for row, block in enumerate(blocks_of(dense))}
@@ -102,11 +103,12 @@ class Streams:
             self.calls.append(LayerCall(torch.empty(0), call.args, call.kwargs))
             for hidden in (self.dense_hidden, self.pruned_hidden):
                 hidden.append(call.hidden)
+            self.indices.append([taken[index] for index in indices])
             self.valid.append(batch.counted(call.hidden))
             if weights is None:
                 counts = torch.ones(len(self.rows), int(self.valid[-1].sum()))
             else:
-                counts = torch.from_numpy(np.concatenate([weights[taken[i]] for i in indices], axis=1))
+                counts = torch.from_numpy(np.concatenate([weights[index] for index in self.indices[-1]], axis=1))
             self.weights.append(counts.to(dense.device))
 
     def enter(self, layer: int) -> None:

@@ -11,6 +11,7 @@ import prune2deploy.pruning.kprune as kprune
 from prune2deploy.models.family import Block
 from prune2deploy.models.registry import blocks_in, blocks_of, output_projection
 from prune2deploy.models.surgery import columns_of
+from prune2deploy.pruning import streams
 from prune2deploy.pruning.costs import LatencyCosts
 from prune2deploy.pruning.kprune import KPruneMethod, Price, least_squares, refit, threshold_widths
 from prune2deploy.pruning.method import State
@@ -151,6 +152,26 @@ def test_each_sublayer_is_scored_on_what_those_below_became(case, method, costs,
                 alive = weight.reshape(-1, block.units, block.unit_size).abs().sum((0, 2)).nonzero().flatten()
                 assert alive.tolist() == plan.units(block)
                 assert not torch.equal(weight, dense)
+
+
+def test_long_samples_meet_their_own_hidden_states_when_scored(case, method, costs, monkeypatch):
+    monkeypatch.setattr(streams, "BATCH_TOKENS", 40)  # as many batches as long texts would make
+    measure = kprune.knowledge
+    first = {}
+
+    def watching(task, model, watched, hidden, blocks):
+        if not first:
+            for entry, given in zip(watched, hidden, strict=True):
+                own = case.model(**entry.batch.tensors(), output_hidden_states=True)
+                first[len(first)] = len(given)
+                torch.testing.assert_close(given, own.hidden_states[0])
+                torch.testing.assert_close(entry.reference, own.logits)
+        return measure(task, model, watched, hidden, blocks)
+
+    monkeypatch.setattr(kprune, "knowledge", watching)
+    method.search(costs, 0.5 * costs.table.dense_ms)
+    assert sum(first.values()) == len(case.samples)
+    assert max(first.values()) < streams.BATCH
 
 
 def test_the_best_by_score_over_cost_stay(case, method, costs, monkeypatch):
