@@ -306,6 +306,7 @@ def test_a_package_is_named_by_its_entry_or_its_version(repository):
 
 # a process that is killed
 
+
 def problems_of_visible(entry, version):
     """None where it was retired while it was read: on a busy machine the process makes 20 others in that time."""
     try:
