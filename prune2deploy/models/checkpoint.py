@@ -38,6 +38,7 @@ class StageResult(Record):
         description="squared error of the last layer's output, relative to its variance, held-out calibration samples"
     )
     divergence: float = Field(description="from the dense model's predictions, held-out calibration samples, nats")
+    logit_scale: float = Field(1.0, gt=0, description="what its logits were multiplied by, to be as sure as the dense model")
     kept: bool = Field(True, description="a step that raises the divergence is not kept")
     seconds: float = 0.0
     notes: list[str] = Field(default_factory=list)

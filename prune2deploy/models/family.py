@@ -73,6 +73,7 @@ class Family(ABC):
     model_type: ClassVar[str]
     architectures: ClassVar[tuple[str, ...]]
     branches: ClassVar[Mapping[Kind, Branch]]
+    head: ClassVar[str]  # the Linear that puts out the logits, as a path inside the model
 
     @abstractmethod
     def signature(self, config: "PretrainedConfig") -> ModelSignature:

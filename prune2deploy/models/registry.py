@@ -41,6 +41,11 @@ def output_projection(model: "PreTrainedModel", block: Block) -> "nn.Linear":
     return cast("nn.Linear", family.layers(model)[block.layer].get_submodule(consumer))
 
 
+def head_of(model: "PreTrainedModel") -> "nn.Linear":
+    """The Linear that puts out the logits."""
+    return cast("nn.Linear", model.get_submodule(family_of(model.config).head))
+
+
 def blocks_in(signature: ModelSignature) -> list[Block]:
     """Every prunable block of a dense model with this signature, in forward order."""
     sizes: dict[Kind, tuple[int, int]] = {

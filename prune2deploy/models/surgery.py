@@ -8,7 +8,7 @@ from torch import nn
 
 from prune2deploy.models.family import Block, Family
 from prune2deploy.models.plan import Plan
-from prune2deploy.models.registry import blocks_of, family_of, output_projection
+from prune2deploy.models.registry import blocks_of, family_of, head_of, output_projection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,6 +40,13 @@ def silence_(model: "PreTrainedModel", plan: Plan) -> None:
         if bias is not None and not plan.units(block):
             with torch.no_grad():
                 bias.zero_()
+
+
+def scale_logits_(model: "PreTrainedModel", scale: float) -> None:
+    """Multiply, in place, the logits of `model` by `scale`."""
+    with torch.no_grad():
+        for parameter in head_of(model).parameters():
+            parameter.mul_(scale)
 
 
 def shrink_(model: "PreTrainedModel", plan: Plan) -> None:

@@ -5,7 +5,7 @@ import torch
 from tiny import PLANS, loaded_task, plan_keeping
 
 from prune2deploy.models.registry import blocks_of, family_of, layers_of, output_projection
-from prune2deploy.models.surgery import mask_, shrink_, silence_
+from prune2deploy.models.surgery import mask_, scale_logits_, shrink_, silence_
 
 
 def logits(case, model):
@@ -110,3 +110,12 @@ def test_a_silenced_block_adds_nothing(case, name):
     assert (said - logits(case, pruned(case, plan, mask_))).abs().max() > 1e-2
     shrink_(model, plan)
     torch.testing.assert_close(logits(case, model), said, rtol=1e-5, atol=1e-5)
+
+
+def test_logits_are_scaled_and_nothing_else(case):
+    scaled = pruned(case, 2.5, scale_logits_)
+    torch.testing.assert_close(logits(case, scaled), 2.5 * logits(case, case.model), rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        inputs = next(batch.tensors() for _, batch in case.samples.batches(5))
+        hidden, as_before = (model(**inputs, output_hidden_states=True).hidden_states for model in (scaled, case.model))
+    assert all(torch.equal(*pair) for pair in zip(hidden, as_before, strict=True))

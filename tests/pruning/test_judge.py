@@ -1,0 +1,69 @@
+import copy
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from prune2deploy.errors import CheckFailedError
+from prune2deploy.models.surgery import mask_, scale_logits_
+from prune2deploy.progress import Progress
+from prune2deploy.pruning.judge import Stages, best_scale
+from prune2deploy.pruning.method import State
+from prune2deploy.tasks.predict import outputs_of, torch_run
+
+
+def masked(case):
+    plan = tiny.plan_keeping(case.model, tiny.ragged)
+    model = copy.deepcopy(case.model)
+    mask_(model, plan)
+    return State(plan, model)
+
+
+def test_a_stage_is_judged_on_held_out_samples_alone(case):
+    held_out = case.samples.select([0, 1, 2])
+    results = []
+    for evaluation in (case.samples.select([3, 4, 5, 6]), case.samples.select([7, 8])):
+        judged, state = Stages(case.model, case.task, held_out, evaluation, Progress()), masked(case)
+        assert judged.add("search", state, 0.0)
+        results.append(judged.results[0])
+    assert results[0].divergence == results[1].divergence
+    assert results[0].reconstruction_error == results[1].reconstruction_error
+    assert [result.n for result in results] == [4, 2]
+    outputs, reference = (outputs_of(torch_run(m), held_out) for m in (state.model, case.model))
+    assert results[0].divergence == pytest.approx(case.task.divergence(outputs, reference))
+
+
+@pytest.mark.parametrize("sureness", [0.2, 1.0, 7.0])
+def test_how_sure_a_model_is_does_not_decide(case, sureness):
+    judged = Stages(case.model, case.task, case.samples, case.samples, Progress())
+    assert judged.add("search", masked(case), 0.0)
+    dense = State(masked(case).plan, copy.deepcopy(case.model))
+    scale_logits_(dense.model, sureness)
+    assert judged.add("recovered", dense, 0.0)
+    recovered = judged.results[-1]
+    assert recovered.logit_scale == pytest.approx(1 / sureness, rel=1e-3)
+    assert recovered.divergence == pytest.approx(0, abs=1e-6)
+    outputs, reference = (outputs_of(torch_run(m), case.samples) for m in (dense.model, case.model))
+    np.testing.assert_allclose(outputs, reference, rtol=1e-3, atol=1e-3)
+
+
+def test_the_best_scale_against_every_scale(case):
+    generator = np.random.default_rng(0)
+    reference = 3 * generator.standard_normal((40, case.model.config.num_labels))
+    for error in (0.0, 0.3, 3.0, 100.0):
+        outputs = 2 * reference + error * generator.standard_normal(reference.shape)
+        scale, divergence = best_scale(case.task, outputs, reference)
+        every = [case.task.divergence(a * outputs, reference) for a in np.geomspace(1 / 20, 20, 2000)]
+        assert divergence == pytest.approx(case.task.divergence(scale * outputs, reference))
+        assert divergence == pytest.approx(min(every), rel=1e-3, abs=1e-6)
+    assert best_scale(case.task, reference, reference) == (1.0, 0.0)
+
+
+def test_outputs_that_are_not_finite_are_refused(case):
+    judged, state = Stages(case.model, case.task, case.samples, case.samples, Progress()), masked(case)
+    with torch.no_grad():
+        next(state.model.parameters()).fill_(float("nan"))
+    with pytest.raises(CheckFailedError, match="search broke the model"):
+        judged.add("search", state, 0.0)
+    assert judged.results == []
