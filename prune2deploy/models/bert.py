@@ -22,6 +22,7 @@ class Bert(Family):
         ),
         "ffn": Branch(producers=("intermediate.dense",), consumer="output.dense", entry="intermediate.dense"),
     }
+    attention = "attention"
     head = "classifier"
 
     def signature(self, config: "BertConfig") -> ModelSignature:

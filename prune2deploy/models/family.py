@@ -73,6 +73,7 @@ class Family(ABC):
     model_type: ClassVar[str]
     architectures: ClassVar[tuple[str, ...]]
     branches: ClassVar[Mapping[Kind, Branch]]
+    attention: ClassVar[str]  # all that a layer's FFN sees of its attention, as a path inside the layer; returns a pair
     head: ClassVar[str]  # the Linear that puts out the logits, as a path inside the model
 
     @abstractmethod

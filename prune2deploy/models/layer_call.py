@@ -1,7 +1,7 @@
 """What the layers of a model are called with, found by running the model up to its first layer."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from prune2deploy.models.registry import layers_of
@@ -66,14 +66,19 @@ def capture(model: "PreTrainedModel", inputs: "dict[str, torch.Tensor]") -> Laye
     return seen[0]
 
 
-@contextmanager
-def resumed(model: "PreTrainedModel", layer: int, hidden: "torch.Tensor") -> Iterator[None]:
+def resumed(model: "PreTrainedModel", layer: int, hidden: "torch.Tensor") -> AbstractContextManager[None]:
     """While open, `model` does not run the layers before `layer`, and gives it `hidden` as their output."""
-    skipped = layers_of(model)[:layer]
-    for module in skipped:
-        module.forward = lambda *args, **kwargs: hidden  # shadows the class's for this one module
+    return answering(layers_of(model)[:layer], hidden)
+
+
+@contextmanager
+def answering(modules: "Iterable[nn.Module]", answer: Any) -> Iterator[None]:
+    """While open, `modules` do not run; each returns `answer`."""
+    silent = list(modules)
+    for module in silent:
+        module.forward = lambda *args, **kwargs: answer  # shadows the class's for this one module
     try:
         yield
     finally:
-        for module in skipped:
+        for module in silent:
             del module.forward

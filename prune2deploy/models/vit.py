@@ -22,6 +22,7 @@ class ViT(Family):
         ),
         "ffn": Branch(producers=("mlp.fc1",), consumer="mlp.fc2", entry="layernorm_after"),
     }
+    attention = "attention"
     head = "classifier"
 
     def signature(self, config: "ViTConfig") -> ModelSignature:

@@ -5,7 +5,7 @@ dense model has in the residual stream behind that block: errors of earlier bloc
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from prune2deploy.memory import Store, give_back, store
 from prune2deploy.models.family import KINDS, Block, Kind
-from prune2deploy.models.layer_call import LayerCall, capture
+from prune2deploy.models.layer_call import LayerCall, answering, capture
 from prune2deploy.models.registry import blocks_of, family_of, layers_of, output_projection
 from prune2deploy.models.surgery import columns_of
 from prune2deploy.tasks.base import Samples, grouped
@@ -95,6 +95,7 @@ class Streams:
         self.rows = {block: row for row, block in enumerate(blocks_of(dense))}
         self.dense_hidden, self.pruned_hidden = store(dense.device), store(dense.device)
         self.targets: dict[Kind, Store] = {}
+        self.attended: Store | None = None  # what the pruned layer's attention puts out, once that has its final weights
         taken = thinned(dense, samples, NUMBERS // family_of(dense.config).signature(dense.config).hidden_size)
         some = samples.select(taken)
         for indices in grouped(some.order(), lengths_of(dense, some).tolist(), BATCH, BATCH_TOKENS):
@@ -119,7 +120,9 @@ class Streams:
             if self.layer >= 0:
                 past = layers_of(self.pruned)[self.layer]
                 for batch, call in enumerate(self.calls):
-                    self.pruned_hidden[batch] = call.run(past, self.pruned_hidden[batch])
+                    with self._attention_answered(past, batch):
+                        self.pruned_hidden[batch] = call.run(past, self.pruned_hidden[batch])
+            self.attended = None
             give_back()
             self.layer = layer
             self.targets = {kind: store(self.dense.device) for kind in KINDS}
@@ -131,11 +134,44 @@ class Streams:
                     self.targets[kind].append(seen[kind, "entry"] + seen[kind, "output"])
 
     def blocks(self) -> Iterator[Block]:
-        """Every block in forward order; when one is yielded, the walk has come as far as its layer."""
+        """Every block in forward order; when one is yielded, the walk has come as far as it.
+
+        The blocks before it must not change any more.
+        """
         for block in self.rows:
             if block.layer != self.layer:
                 self.enter(block.layer)
+            else:
+                self._leave_attention()
             yield block
+
+    def _leave_attention(self) -> None:
+        """Run the pruned layer's attention a last time."""
+        import torch
+
+        found: list[torch.Tensor] = []
+
+        def keep(module: "nn.Module", args: tuple, output: "tuple[torch.Tensor, ...]") -> None:
+            found.append(output[0])
+            raise _Reached
+
+        layer, attended = layers_of(self.pruned)[self.layer], store(self.dense.device)
+        handle = self._attention(layer).register_forward_hook(keep)
+        try:
+            for batch, call in enumerate(self.calls):
+                with suppress(_Reached), torch.no_grad():
+                    call.run(layer, self.pruned_hidden[batch])
+                attended.append(found.pop())
+        finally:
+            handle.remove()
+        self.attended = attended
+
+    def _attention(self, layer: "nn.Module") -> "nn.Module":
+        return layer.get_submodule(family_of(self.dense.config).attention)
+
+    def _attention_answered(self, layer: "nn.Module", batch: int) -> AbstractContextManager[None]:
+        """While open, the attention of `layer` does not run where it is known what it puts out."""
+        return answering([self._attention(layer)], (self.attended[batch], None)) if self.attended else nullcontext()
 
     def statistics(self, block: Block, kept: list[int], first_token_only: bool = False) -> BlockStatistics:
         """Statistics of `block`, which is in the layer entered last, for the columns of its `kept` units.
@@ -175,7 +211,8 @@ class Streams:
         `layer` is the pruned model's or stands for it. Returns "entry", the residual stream before the block, "input"
         of the output projection, and its "output" unless that is not wanted.
         """
-        with self._watched(layer, [block.kind], stop_before_output) as seen, suppress(_Reached):
+        answered, watched = self._attention_answered(layer, batch), self._watched(layer, [block.kind], stop_before_output)
+        with answered, watched as seen, suppress(_Reached):
             self.calls[batch].run(layer, self.pruned_hidden[batch])
         return {name: tensor for (_, name), tensor in seen.items()}
 

@@ -68,14 +68,35 @@ def pruned_copy(case, name="ragged"):
 def test_statistics_are_those_of_whole_runs_sample_by_sample(case, name):
     plan, pruned = pruned_copy(case, name)
     streams = Streams(case.model, pruned, case.samples)
-    for layer in range(3):
-        streams.enter(layer)
-        for block in (block for block in blocks_of(case.model) if block.layer == layer):
-            kept = plan.units(block)
-            check(streams.statistics(block, kept), *expected(case, pruned, block, kept))
+    for block in streams.blocks():
+        kept = plan.units(block)
+        check(streams.statistics(block, kept), *expected(case, pruned, block, kept))
 
 
 def test_what_becomes_of_earlier_blocks_is_seen_by_later_ones(case):
+    plan, pruned = pruned_copy(case)
+    streams = Streams(case.model, pruned, case.samples)
+    for block in streams.blocks():
+        check(streams.statistics(block, plan.units(block)), *expected(case, pruned, block, plan.units(block)))
+        with torch.no_grad():
+            output_projection(pruned, block).weight.mul_(1.7 if block.kind == "attention" else 0.4)
+
+
+def test_attention_that_the_walk_has_left_is_not_run_again(case):
+    plan, pruned = pruned_copy(case)
+    streams = Streams(case.model, pruned, case.samples)
+    walk = streams.blocks()
+    next(walk)
+    ffn = next(walk)
+    wanted = expected(case, pruned, ffn, plan.units(ffn))
+    with torch.no_grad():
+        output_projection(pruned, blocks_of(case.model)[0]).weight.mul_(100)
+    check(streams.statistics(ffn, plan.units(ffn)), *wanted)
+    small = copy.deepcopy(layers_of(pruned)[0])
+    assert torch.equal(streams.through(small, ffn, 0)["entry"], streams.through(layers_of(pruned)[0], ffn, 0)["entry"])
+
+
+def test_a_layer_entered_without_a_walk_runs_its_attention(case):
     plan, pruned = pruned_copy(case)
     attention, ffn, above = blocks_of(case.model)[:3]
     streams = Streams(case.model, pruned, case.samples)
