@@ -3,7 +3,8 @@
     python benchmarks/ablation.py PROJECT --name minilm-sst2 --work WORK --out benchmarks/results
 
 PROJECT is a directory with a prune2deploy.toml and, after `prune2deploy profile`, its latency table. Budgets are shares of
-the dense latency by the table; nothing is timed here. WORK keeps what was found, so that an interrupted run goes on.
+the dense latency by the table; nothing is timed here. Divergence from the dense model is taken on the evaluation split, the
+same samples for all. WORK keeps what was found, so that an interrupted run goes on.
 """
 
 import copy
@@ -37,6 +38,7 @@ from prune2deploy.pruning.tuning import write_columns
 from prune2deploy.pruning.workbench import Workbench
 from prune2deploy.pruning.ziplm import ZipLmMethod
 from prune2deploy.tasks.base import Batch
+from prune2deploy.tasks.predict import outputs_of, torch_run
 from prune2deploy.tasks.text_classification import TextClassification
 
 SHARES = (0.5, 1 / 3)
@@ -238,9 +240,12 @@ def measure(project: Project, name: str, seed: int, work: Path) -> list[dict]:
         for step_name, step in method.steps(costs, budget):
             state = step(state)
             stages.add(step_name, state, 0.0)
-        last = stages.results[-1]
-        cells.append({"variant": name, "seed": seed, "share": share, "score": last.score, "divergence": last.divergence,
-                      "stages": [result.model_dump(mode="json") for result in stages.results]})  # fmt: skip
+        outputs = outputs_of(torch_run(state.model), stages.evaluation)
+        divergence = stages.task.divergence(outputs, stages.outputs)
+        cells.append({
+            "variant": name, "seed": seed, "share": share, "score": stages.results[-1].score, "divergence": divergence,
+            "stages": [result.model_dump(mode="json") for result in stages.results],
+        })  # fmt: skip
     kept.write_text(json.dumps(cells))
     return cells
 
