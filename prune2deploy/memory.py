@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-LARGE = 2**21  # bytes; with half of it, MiniLM's hidden states are among them, and reconstruction takes a third longer
+LARGE = 2**23  # bytes; with a quarter of it, reconstruction of MiniLM, whose hidden states are smaller, takes longer
 M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 
 

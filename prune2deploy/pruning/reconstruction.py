@@ -25,10 +25,9 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-EPOCHS = 10  # passes over the samples at an error of a quarter or more; fewer where there is less to mend
-TOKENS = 430_000  # in all passes, so that longer samples do not take longer: ten times those of 2,048 sentences
+EPOCHS = 6  # passes over the samples at an error of a quarter or more; fewer where there is less to mend
+TOKENS = 260_000  # in all passes, so that longer samples do not take longer: six times those of 2,048 sentences
 NARROW = 384  # hidden size up to which there are so many passes; wider blocks get fewer, and cost no more than one so wide
-STEP_BATCHES = 2  # batches of `streams.BATCH` samples that a step is taken on
 EVEN = 0.8  # how much of the metric counts all directions of the output alike; the rest goes by their Fisher information
 RATE = 0.03  # a step's size relative to the weights' root mean square at an error of a quarter or more; falls to 0
 
@@ -60,39 +59,42 @@ def reconstruct(
 
 
 def metric_of(sensitivity: np.ndarray) -> "torch.Tensor":
-    """R, [d, d], such that the squared length of e R is what an error e of a block's output counts for.
+    """M, [d, d], such that eᵀ M e is what an error e of a block's output counts for.
 
     Where F (`sensitivity`) is the Fisher information of the output, ½ eᵀ F e is what the error costs in the final loss, near
-    the dense model. A pruned one is not so near, so R Rᵀ = (1 - EVEN) F / mean(diag F) + EVEN I.
+    the dense model. A pruned one is not so near, so M = (1 - EVEN) F / mean(diag F) + EVEN I.
     """
     import torch
 
     size = len(sensitivity)
     scale = float(np.trace(sensitivity)) / size
-    metric = (1 - EVEN) * sensitivity.astype(np.float64) / max(scale, 1e-300) + EVEN * np.eye(size)
-    return torch.from_numpy(np.linalg.cholesky(metric)).float()
+    return torch.from_numpy((1 - EVEN) * sensitivity / max(scale, 1e-300) + EVEN * np.eye(size)).float()
 
 
 def fit(
     modules: "list[nn.Linear]", streams: Streams, layer: "nn.Module", block: Block, metric: "torch.Tensor", seed: int
 ) -> None:
-    """Adam on the parameters of `modules`, those of `block` in `layer`.
+    """Adam on the parameters of `modules`, those of `block` in `layer`, a step on each batch.
 
-    What is minimised is the weighted squared distance to the target, in units of what the block has to put out.
+    What is minimised is Σ weight · (target − output)ᵀ M (target − output), in units of what the block has to put out.
     Steps are in units of the weights' own size. Their size and their number shrink with the error that there is to mend: a
     block that is all but right already would otherwise be made worse by the steps' own noise.
     """
     import torch
 
-    def length(batch: int, vectors: torch.Tensor) -> torch.Tensor:
-        weight = streams.weights[batch][streams.rows[block]]
-        return (weight * (vectors @ metric).square().sum(-1)).sum()
-
     batches = len(streams.calls)
-    with torch.no_grad():
-        pairs = ((batch, _missed(streams, layer, block, batch)) for batch in range(batches))
-        lengths = [(float(length(batch, missed)), float(length(batch, wanted))) for batch, (missed, wanted) in pairs]
-    errors, scales = zip(*lengths, strict=True)
+    weights = [_padded(streams, block, batch) for batch in range(batches)]
+
+    def pull(batch: int, vectors: torch.Tensor) -> torch.Tensor:
+        """Half the gradient of the squared length of `vectors`."""
+        return weights[batch][..., None] * (vectors @ metric)
+
+    errors, scales = [], []
+    for batch in range(batches):
+        with torch.no_grad():
+            output, wanted = _put_out(streams, layer, block, batch)
+            for lengths, vectors in ((errors, wanted - output), (scales, wanted)):
+                lengths.append(float((vectors * pull(batch, vectors)).sum()))
     to_mend = min(1.0, 2 * (sum(errors) / max(sum(scales), 1e-30)) ** 0.5)
     passes = min(EPOCHS, TOKENS / sum(weights.shape[1] for weights in streams.weights))
     rate, epochs = RATE * to_mend, math.ceil(passes * to_mend * min(1.0, NARROW / len(metric)))
@@ -101,28 +103,30 @@ def fit(
         {"params": list(module.parameters()), "lr": rate * float(module.weight.detach().square().mean().sqrt())}
         for module in modules
     ])
-    steps = epochs * -(-batches // STEP_BATCHES)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=steps)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=epochs * batches)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
-        order = torch.randperm(batches, generator=generator).tolist()
-        for start in range(0, batches, STEP_BATCHES):
+        for batch in torch.randperm(batches, generator=generator).tolist():
             optimiser.zero_grad()
-            taken = order[start : start + STEP_BATCHES]
-            scale = max(sum(scales[batch] for batch in taken), 1e-30)
-            for batch in taken:  # one after the other, so that one batch's activations are all that is kept
-                (length(batch, _missed(streams, layer, block, batch)[0]) / scale).backward()
+            output, wanted = _put_out(streams, layer, block, batch)
+            output.backward(pull(batch, output.detach() - wanted) * (2 / max(scales[batch], 1e-30)))
             optimiser.step()
             schedule.step()
     for parameter in parameters:
         parameter.requires_grad_(False)
 
 
-def _missed(
+def _padded(streams: Streams, block: Block, batch: int) -> "torch.Tensor":
+    """What each token of a batch counts for, [samples, tokens]: padding nothing."""
+    import torch
+
+    counts, valid = streams.weights[batch][streams.rows[block]], streams.valid[batch]
+    return torch.zeros(valid.shape, dtype=counts.dtype, device=valid.device).masked_scatter(valid, counts)
+
+
+def _put_out(
     streams: Streams, layer: "nn.Module", block: Block, batch: int
 ) -> "tuple[torch.Tensor, torch.Tensor]":
-    """For the valid tokens of a batch, [tokens, d]: (what `block` should put out less what it does, what it should)."""
+    """Of a batch, [samples, tokens, d]: (what `block` puts out, what it should)."""
     seen = streams.through(layer, block, batch)
-    valid = streams.valid[batch]
-    wanted = (streams.targets[block.kind][batch] - seen["entry"].detach())[valid]
-    return wanted - seen["output"][valid], wanted
+    return seen["output"], streams.targets[block.kind][batch] - seen["entry"].detach()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 BATCH = 32
 BATCH_TOKENS = 4096
 ROUNDING = 1e-6  # of the mean square: variance that products in float32 make of constants
+PARTIAL = 8  # batches whose products are added up in float32: adding to float64 takes as long as the product itself
 NUMBERS = 65_536 * 384  # in one stream of hidden states, 100 MB on disk: what least squares are solved over
 
 
@@ -183,6 +184,7 @@ class Streams:
         columns = columns_of(kept, block.unit_size)
         width = output_projection(self.dense, block).out_features
         sums = BlockStatistics.none(len(columns), width, self.dense.device)
+        xx, xy = sums.xx.float(), sums.xy.float()
         module = layers_of(self.pruned)[block.layer]
         for batch, valid in enumerate(self.valid):
             with torch.no_grad():
@@ -199,8 +201,12 @@ class Streams:
             sums.n += float(weight.sum(dtype=torch.float64))
             sums.x_sum += weighted.sum(0)
             sums.y_sum += (y * weight[:, None]).sum(0)
-            sums.xx += x.T @ weighted
-            sums.xy += weighted.T @ y
+            xx.addmm_(x.T, weighted)
+            xy.addmm_(weighted.T, y)
+            if (batch + 1) % PARTIAL == 0 or batch + 1 == len(self.valid):
+                for total, partial in ((sums.xx, xx), (sums.xy, xy)):
+                    total += partial
+                    partial.zero_()
         return sums
 
     def through(
