@@ -207,6 +207,7 @@ class Streams:
                 for total, partial in ((sums.xx, xx), (sums.xy, xy)):
                     total += partial
                     partial.zero_()
+        give_back()
         return sums
 
     def through(
