@@ -197,12 +197,14 @@ class Streams:
             if len(kept) < block.units:
                 x = x[:, columns]
             y = (self.targets[block.kind][batch] - seen["entry"])[counted]
-            weighted = x * weight[:, None]
+            root = weight.sqrt()  # on both sides of a product; in place, as each is a copy already
+            x.mul_(root[:, None])
+            y.mul_(root[:, None])
             sums.n += float(weight.sum(dtype=torch.float64))
-            sums.x_sum += weighted.sum(0)
-            sums.y_sum += (y * weight[:, None]).sum(0)
-            xx.addmm_(x.T, weighted)
-            xy.addmm_(weighted.T, y)
+            sums.x_sum += root @ x
+            sums.y_sum += root @ y
+            xx.addmm_(x.T, x)
+            xy.addmm_(x.T, y)
             if (batch + 1) % PARTIAL == 0 or batch + 1 == len(self.valid):
                 for total, partial in ((sums.xx, xx), (sums.xy, xy)):
                     total += partial
