@@ -14,7 +14,7 @@ demo: $(STAMP)
 	cd demo && $(BIN)/prune2deploy run --speedup 2 --name topics
 
 test: $(STAMP) $(TRITON)/.installed
-	$(BIN)/python -m pytest tests -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
