@@ -3,6 +3,7 @@
 On a CPU they are found in the matrix's own memory: at 3,072 squared, another one has 75 MB.
 """
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,9 +16,14 @@ def inverse_(matrix: "torch.Tensor") -> "torch.Tensor":
 
     if matrix.device.type != "cpu":
         return torch.linalg.inv(matrix)
-    from scipy.linalg import inv
+    from scipy.linalg import LinAlgError, lapack
 
-    return torch.from_numpy(inv(matrix.numpy().T, overwrite_a=True).T)  # Fortran's order, so that no copy is made
+    # `scipy.linalg.inv` of SciPy 1.17 crashes where the matrix is indefinite and may be overwritten
+    factors, pivots, singular = lapack.dgetrf(matrix.numpy().T, overwrite_a=True)  # Fortran's order, so no copy is made
+    if singular:
+        raise LinAlgError("the matrix is singular")
+    room = math.ceil(lapack.dgetri_lwork(len(factors))[0])
+    return torch.from_numpy(lapack.dgetri(factors, pivots, lwork=room, overwrite_lu=True)[0].T)
 
 
 def solve_(matrix: "torch.Tensor", right: "torch.Tensor") -> "torch.Tensor":
