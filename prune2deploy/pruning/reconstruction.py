@@ -89,7 +89,8 @@ def fit(
         """Half the gradient of the squared length of `vectors`."""
         return weights[batch][..., None] * (vectors @ metric)
 
-    errors, scales = [], []
+    errors: list[float] = []
+    scales: list[float] = []
     for batch in range(batches):
         with torch.no_grad():
             output, wanted = _put_out(streams, layer, block, batch)
