@@ -7,7 +7,6 @@ Nothing runs a plan here: that they compute what they should is for a machine wi
 """
 
 import argparse
-import copy
 import json
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ from prune2deploy.models.checkpoint import load_dense
 from prune2deploy.models.onnx_model import export_onnx
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import blocks_of, family_of
-from prune2deploy.models.surgery import shrink_
+from prune2deploy.models.surgery import shrunk
 from prune2deploy.runtimes import trt
 from prune2deploy.runtimes.base import Shapes
 from prune2deploy.runtimes.registry import runtime_for
@@ -52,8 +51,7 @@ def graph_of(directory: Path, task: str, widths: dict | None, work: Path) -> tup
     kind = task_of(project, directory, model.config)
     if widths is not None:
         kept = {block: range(widths[block.kind][block.layer]) for block in blocks_of(model)}
-        model = copy.deepcopy(model)
-        shrink_(model, Plan.of(family_of(model.config).signature(model.config), kept))
+        model = shrunk(model, Plan.of(family_of(model.config).signature(model.config), kept))
     path = work / f"{directory.name}{'-ragged' if widths else ''}.onnx"
     export_onnx(model, kind, path)
     return path, project, kind

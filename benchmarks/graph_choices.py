@@ -7,7 +7,6 @@ model under other thread settings. Everything interleaved with the dense model a
 """
 
 import argparse
-import copy
 import json
 import tempfile
 from pathlib import Path
@@ -22,7 +21,7 @@ from prune2deploy.models.checkpoint import load_dense
 from prune2deploy.models.onnx_model import export_onnx
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import blocks_of, family_of
-from prune2deploy.models.surgery import shrink_
+from prune2deploy.models.surgery import shrunk
 from prune2deploy.progress import Progress
 from prune2deploy.runtimes.measure import interleaved
 from prune2deploy.runtimes.ort import OnnxRuntime, OrtEngine
@@ -56,9 +55,8 @@ def main() -> None:
         directory = Path(project.model)
         model = load_dense(directory)
         task = task_of(project, directory, model.config)
-        half = copy.deepcopy(model)
         signature = family_of(model.config).signature(model.config)
-        shrink_(half, Plan.of(signature, {block: range(block.units // 2) for block in blocks_of(model)}))
+        half = shrunk(model, Plan.of(signature, {block: range(block.units // 2) for block in blocks_of(model)}))
         runtime, engines = OnnxRuntime(Target()), {}
         for name, each in (("dense", model), ("half", half)):
             plain = work / f"{name}.onnx"

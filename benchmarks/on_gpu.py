@@ -7,7 +7,6 @@ runtime and model is measured on its own; what fails is written down with its re
 """
 
 import argparse
-import copy
 import json
 import shutil
 import time
@@ -23,7 +22,7 @@ from prune2deploy.models.checkpoint import load_dense
 from prune2deploy.models.onnx_model import export_onnx
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import blocks_of, family_of
-from prune2deploy.models.surgery import shrink_
+from prune2deploy.models.surgery import shrunk
 from prune2deploy.profiling.stage import profile
 from prune2deploy.runtimes.base import Shapes
 from prune2deploy.runtimes.nvml import GpuWatch
@@ -74,9 +73,7 @@ def ratios(project: Project) -> dict:
     project.state.mkdir(exist_ok=True)
     engines, build_s = {}, {}
     for name, plan in {DENSE: None, **plans}.items():
-        slim = copy.deepcopy(model)
-        if plan is not None:
-            shrink_(slim, plan)
+        slim = model if plan is None else shrunk(model, plan)
         export_onnx(slim, task, project.state / "engine.onnx")
         start = time.monotonic()
         engines[name] = runtime.build(project.state / "engine.onnx")

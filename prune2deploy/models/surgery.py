@@ -1,7 +1,8 @@
 """Masking and shrinking: the same plan, once as zeroed columns and once as smaller weights."""
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, cast
+import copy
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -33,6 +34,12 @@ def mask_block_(projection: nn.Linear, block: Block, kept: Iterable[int]) -> Non
         projection.weight[:, columns_of(dropped, block.unit_size)] = 0.0
 
 
+def unmasked(projection: nn.Linear, block: Block) -> list[int]:
+    """The units of `block` that are not masked in its output projection."""
+    live = (projection.weight != 0).any(0).reshape(block.units, block.unit_size).any(1)
+    return live.cpu().nonzero().flatten().tolist()
+
+
 def silence_(model: "PreTrainedModel", plan: Plan) -> None:
     """Zero, in place, what a block that keeps no unit would still add: the bias of its output projection."""
     for block in blocks_of(model):
@@ -55,6 +62,25 @@ def shrink_(model: "PreTrainedModel", plan: Plan) -> None:
     plan.check_fits(family.signature(model.config))
     for block in blocks_of(model):
         shrink_block_(family, family.layers(model)[block.layer], block, plan.units(block))
+
+
+def shrunk(model: "PreTrainedModel", plan: Plan) -> "PreTrainedModel":
+    """`model` without any unit that `plan` drops: another model, which shares with it every weight that both have."""
+    slim = _sharing(model)
+    shrink_(slim, plan)
+    return slim
+
+
+def shrunk_layer(family: Family, layer: nn.Module, kept: Mapping[Block, list[int]]) -> nn.Module:
+    """`layer` with nothing but the `kept` units of these blocks; it shares the weights of its other modules with it."""
+    slim = _sharing(layer)
+    for block, units in kept.items():
+        shrink_block_(family, slim, block, units)
+    return slim
+
+
+def _sharing(module: nn.Module) -> Any:
+    return copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
 
 
 def shrink_block_(family: Family, layer: nn.Module, block: Block, kept: list[int]) -> None:

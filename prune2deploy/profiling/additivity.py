@@ -1,6 +1,5 @@
 """Is the whole the sum of its blocks? Fit the fixed part on whole models, then test on plans not seen."""
 
-import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +34,7 @@ class WholeModels:
     ):
         from prune2deploy.models.onnx_model import logits_of
         from prune2deploy.models.reweigh import Template
-        from prune2deploy.models.surgery import shrink_
+        from prune2deploy.models.surgery import shrunk
 
         self.task = task
         self.blocks = blocks_of(model)
@@ -48,8 +47,7 @@ class WholeModels:
             for widths in self.plans:
                 path = directory / f"whole-{fingerprint(widths)}.onnx"
                 if not path.exists():
-                    slim = copy.deepcopy(model)
-                    shrink_(slim, Plan.of(signature, {block: range(width) for block, width in widths.items()}))
+                    slim = shrunk(model, Plan.of(signature, {block: range(width) for block, width in widths.items()}))
                     if not template.write(logits_of(slim), path):
                         export_onnx(slim, task, path)
                 self.engines.append(runtime.build(path))

@@ -5,7 +5,6 @@ stack without any block, divided by its layers, is what one such block adds. Rep
 weights, makes the difference large against call overhead and leaves the caches in the state that the model leaves.
 """
 
-import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,11 +30,10 @@ def make_stack(model: "PreTrainedModel", call: LayerCall, widths: dict[Kind, int
     """The first layers of `model` with every block at its kind's width, as a module of the call's tensors."""
     from torch import nn
 
-    from prune2deploy.models.surgery import shrink_
+    from prune2deploy.models.surgery import shrunk
 
-    slim = copy.deepcopy(model)
     signature = family_of(model.config).signature(model.config)
-    shrink_(slim, Plan.of(signature, {block: range(widths[block.kind]) for block in blocks_of(model)}))
+    slim = shrunk(model, Plan.of(signature, {block: range(widths[block.kind]) for block in blocks_of(model)}))
 
     class Stack(nn.Module):
         def __init__(self) -> None:

@@ -4,7 +4,6 @@ Latency depends on the widths alone, so candidates are built and timed before an
 interleaved with the dense engine and in shares of it, because the machine's clock may differ from the table's day.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,10 +63,9 @@ class EngineBench:
 
     def measure(self, plan: Plan) -> tuple[float, float]:
         """(milliseconds of the model that `plan` leaves, milliseconds of the dense model), over the workload."""
-        from prune2deploy.models.surgery import shrink_
+        from prune2deploy.models.surgery import shrunk
 
-        slim = copy.deepcopy(self.model)
-        shrink_(slim, plan)
+        slim = shrunk(self.model, plan)
         path = self.directory / "candidate.onnx"
         path.unlink(missing_ok=True)
         with self.progress.track("building the candidate", 1) as advance:

@@ -19,6 +19,7 @@ from prune2deploy.memory import give_back
 from prune2deploy.models.family import Block
 from prune2deploy.models.registry import output_projection
 from prune2deploy.pruning.calibrate import Calibration, batch_generator
+from prune2deploy.pruning.linear_algebra import add_square_, mirror_
 from prune2deploy.team import team
 
 if TYPE_CHECKING:
@@ -129,11 +130,13 @@ class _Sums:
     def add(self, inputs: "torch.Tensor", gradients: "torch.Tensor") -> None:
         self.tokens += len(inputs)
         self.x += inputs.sum(0)
-        self.xx.addmm_(inputs.T, inputs)
-        self.gg.addmm_(gradients.T, gradients)
+        add_square_(self.xx, inputs)
+        add_square_(self.gg, gradients)
 
     def moments(self, samples: int) -> BlockMoments:
         """Of what all processes have added."""
+        for total in (self.xx, self.gg):
+            mirror_(total)
         x, xx, gg = (total.cpu().numpy() for total in (self.x, self.xx, self.gg))
         team().add_up(self.tokens, x, xx, gg)
         mean = x / self.tokens

@@ -1,5 +1,6 @@
 """Our method: removal costs in units of the final loss, selection and re-fit on the pruned prefix, reconstruction."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prune2deploy.models.family import Block
@@ -14,6 +15,7 @@ from prune2deploy.pruning.reconstruction import reconstruct
 from prune2deploy.pruning.removal import removal_curve
 from prune2deploy.pruning.search import plan_within
 from prune2deploy.pruning.selection import select_and_refit
+from prune2deploy.pruning.streams import Streams
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,21 +47,28 @@ class OursMethod(Method):
         return [("selection and re-fit", self._select), ("block reconstruction", self._reconstruct)]
 
     def _select(self, state: State) -> State:
-        calibration, pruned = self.calibration, state.model
-        pruned.load_state_dict(calibration.model.state_dict())  # the search's masks are only a first idea
-        widths = state.plan.widths(calibration.blocks)
-        kept = select_and_refit(
-            calibration.model, pruned, widths, self.moments, calibration.samples, calibration.progress
-        )
+        pruned = state.model
+        pruned.load_state_dict(self.calibration.model.state_dict())  # the search's masks are only a first idea
+        kept = {
+            block: select_and_refit(streams, block, len(state.plan.units(block)), self.moments.blocks[block].sensitivity)
+            for streams, block in self._walk(pruned, "selecting and re-fitting")
+        }
         return State(Plan.of(self.signature, kept), pruned)
 
     def _reconstruct(self, state: State) -> State:
-        calibration = self.calibration
-        reconstruct(
-            calibration.model, state.model, state.plan, self.moments, calibration.samples, calibration.seed,
-            calibration.progress,
-        )  # fmt: skip
+        for streams, block in self._walk(state.model, "reconstructing blocks"):
+            if state.plan.units(block):
+                reconstruct(streams, block, state.plan, self.moments.blocks[block].sensitivity, self.calibration.seed)
         return state
+
+    def _walk(self, pruned: "PreTrainedModel", description: str) -> Iterator[tuple[Streams, Block]]:
+        """Every block in forward order, with the streams that have come to it."""
+        calibration = self.calibration
+        streams = Streams(calibration.model, pruned, calibration.samples, self.moments.weights)
+        with calibration.progress.track(description, len(calibration.blocks)) as advance:
+            for block in streams.blocks():
+                yield streams, block
+                advance()
 
 
 def curve_of(model: "PreTrainedModel", block: Block, found: BlockMoments) -> Importance:

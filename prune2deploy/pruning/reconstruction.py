@@ -5,7 +5,6 @@ number of gradient steps on the re-fit's own objective takes its place. Every bl
 through the model, and there is neither a label nor a task loss (as in post-training quantization: BRECQ, Li et al. 2021).
 """
 
-import copy
 import math
 from typing import TYPE_CHECKING, cast
 
@@ -13,17 +12,13 @@ import numpy as np
 
 from prune2deploy.models.family import Block
 from prune2deploy.models.plan import Plan
-from prune2deploy.models.registry import blocks_of, family_of, layers_of
-from prune2deploy.models.surgery import shrink_block_, write_back_
-from prune2deploy.progress import Progress
-from prune2deploy.pruning.moments import Moments
+from prune2deploy.models.registry import family_of, layers_of
+from prune2deploy.models.surgery import shrunk_layer, write_back_
 from prune2deploy.pruning.streams import Streams
-from prune2deploy.tasks.base import Samples
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-    from transformers import PreTrainedModel
 
 EPOCHS = 6  # passes over the samples at an error of a quarter or more; fewer where there is less to mend
 TOKENS = 260_000  # in all passes, so that longer samples do not take longer: six times those of 2,048 sentences
@@ -32,30 +27,25 @@ EVEN = 0.8  # how much of the metric counts all directions of the output alike; 
 RATE = 0.03  # a step's size relative to the weights' root mean square at an error of a quarter or more; falls to 0
 
 
-def reconstruct(
-    dense: "PreTrainedModel", pruned: "PreTrainedModel", plan: Plan, moments: Moments, samples: Samples, seed: int,
-    progress: Progress,
-) -> None:
-    """Fit, in place, all weights of every block of the masked model `pruned`, in forward order.
+def reconstruct(streams: Streams, block: Block, plan: Plan, sensitivity: np.ndarray, seed: int) -> None:
+    """Fit, in place in the pruned model, all weights of `block`, which the walk has come to.
 
     Minimises the weighted distance (see `metric_of`) of the residual stream behind the block from the dense model's. The
     gradient is only ever taken through a shrunk copy of one layer, so the cost is that of the pruned model.
+
+    Args:
+        streams: of the dense model and of one to which `plan` is applied, masked.
+        block: see above; it keeps one unit at least.
+        plan: see above.
+        sensitivity: [d, d], the Fisher information of the block's output.
+        seed: of the order in which samples are visited.
     """
-    blocks = blocks_of(dense)
-    family = family_of(dense.config)
-    streams = Streams(dense, pruned, samples, moments.weights)
-    with progress.track("reconstructing blocks", len(blocks)) as advance:
-        for block in streams.blocks():
-            if kept := plan.units(block):
-                layer, branch = layers_of(pruned)[block.layer], family.branches[block.kind]
-                small = copy.deepcopy(layer)
-                for own in (other for other in blocks if other.layer == block.layer):
-                    shrink_block_(family, small, own, plan.units(own))
-                modules = [small.get_submodule(path) for path in (*branch.producers, branch.consumer)]
-                metric = metric_of(moments.blocks[block].sensitivity).to(pruned.device)
-                fit(cast("list[nn.Linear]", modules), streams, small, block, metric, seed)
-                write_back_(family, small, layer, block, kept)
-            advance()
+    family, layer = family_of(streams.pruned.config), layers_of(streams.pruned)[block.layer]
+    branch = family.branches[block.kind]
+    small = shrunk_layer(family, layer, {own: plan.units(own) for own in streams.rows if own.layer == block.layer})
+    modules = [small.get_submodule(path) for path in (*branch.producers, branch.consumer)]
+    fit(cast("list[nn.Linear]", modules), streams, small, block, metric_of(sensitivity).to(streams.pruned.device), seed)
+    write_back_(family, small, layer, block, plan.units(block))
 
 
 def metric_of(sensitivity: np.ndarray) -> "torch.Tensor":
@@ -100,10 +90,11 @@ def fit(
     passes = min(EPOCHS, TOKENS / sum(weights.shape[1] for weights in streams.weights))
     rate, epochs = RATE * to_mend, math.ceil(passes * to_mend * min(1.0, NARROW / len(metric)))
     parameters = [parameter.requires_grad_() for module in modules for parameter in module.parameters()]
-    optimiser = torch.optim.Adam([
+    groups = [
         {"params": list(module.parameters()), "lr": rate * float(module.weight.detach().square().mean().sqrt())}
         for module in modules
-    ])
+    ]
+    optimiser = torch.optim.Adam(groups, fused=True)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=epochs * batches)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epochs):

@@ -15,7 +15,8 @@ from prune2deploy.memory import Store, give_back, store
 from prune2deploy.models.family import KINDS, Block, Kind
 from prune2deploy.models.layer_call import LayerCall, answering, capture
 from prune2deploy.models.registry import blocks_of, family_of, layers_of, output_projection
-from prune2deploy.models.surgery import columns_of
+from prune2deploy.models.surgery import columns_of, shrunk_layer, unmasked
+from prune2deploy.pruning.linear_algebra import add_square_, mirror_
 from prune2deploy.tasks.base import Samples, grouped
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class Streams:
 
         with torch.no_grad():
             if self.layer >= 0:
-                past = layers_of(self.pruned)[self.layer]
+                past = self._without_masked()
                 for batch, call in enumerate(self.calls):
                     with self._attention_answered(past, batch):
                         self.pruned_hidden[batch] = call.run(past, self.pruned_hidden[batch])
@@ -156,7 +157,7 @@ class Streams:
             found.append(output[0])
             raise _Reached
 
-        layer, attended = layers_of(self.pruned)[self.layer], store(self.dense.device)
+        layer, attended = self._without_masked(), store(self.dense.device)
         handle = self._attention(layer).register_forward_hook(keep)
         try:
             for batch, call in enumerate(self.calls):
@@ -166,6 +167,13 @@ class Streams:
         finally:
             handle.remove()
         self.attended = attended
+
+    def _without_masked(self) -> "nn.Module":
+        """What the pruned layer is without its masked units: the same with fewer products."""
+        own = [block for block in self.rows if block.layer == self.layer]
+        kept = {block: unmasked(output_projection(self.pruned, block), block) for block in own}
+        some = {block: units for block, units in kept.items() if len(units) < block.units}
+        return shrunk_layer(family_of(self.dense.config), layers_of(self.pruned)[self.layer], some)
 
     def _attention(self, layer: "nn.Module") -> "nn.Module":
         return layer.get_submodule(family_of(self.dense.config).attention)
@@ -203,12 +211,13 @@ class Streams:
             sums.n += float(weight.sum(dtype=torch.float64))
             sums.x_sum += root @ x
             sums.y_sum += root @ y
-            xx.addmm_(x.T, x)
+            add_square_(xx, x)
             xy.addmm_(x.T, y)
             if (batch + 1) % PARTIAL == 0 or batch + 1 == len(self.valid):
                 for total, partial in ((sums.xx, xx), (sums.xy, xy)):
                     total += partial
                     partial.zero_()
+        mirror_(sums.xx)
         give_back()
         return sums
 

@@ -228,17 +228,16 @@ def away_from_target(
 
 def shrunk_equal(state: State, samples: Samples) -> tuple["PreTrainedModel", float]:
     """The shrunk model, and how far its logits are from the masked one's; raises CheckFailedError beyond rounding."""
-    from prune2deploy.models.surgery import shrink_
+    from prune2deploy.models.surgery import shrunk
 
     whole = state.model if state.model.device.type == "cpu" else copy.deepcopy(state.model).cpu()
-    shrunk = copy.deepcopy(whole)
-    shrink_(shrunk, state.plan)
+    slim = shrunk(whole, state.plan)
     some = samples.select(list(range(min(32, len(samples)))))
-    masked, small = outputs_of(torch_run(whole), some), outputs_of(torch_run(shrunk), some)
+    masked, small = outputs_of(torch_run(whole), some), outputs_of(torch_run(slim), some)
     difference = float(np.abs(masked - small).max())
     if not difference <= EQUAL * max(1.0, float(np.abs(masked).max())):
         raise CheckFailedError(f"shrinking changed the model: logits differ by {difference:.2g} from the masked model's")
-    return shrunk, difference
+    return slim, difference
 
 
 def _torch_threads() -> int:

@@ -1,6 +1,7 @@
 """Pruning on a GPU, as far as a machine without one can tell."""
 
 import copy
+from importlib import import_module
 
 import elsewhere
 import numpy as np
@@ -39,6 +40,8 @@ def pruned_by_ours(case, model):
 def test_on_another_device_ours_does_all_its_work_there_and_comes_to_the_same(case, monkeypatch):
     monkeypatch.setattr(removal, "inverse_", torch.linalg.inv)  # rounding decides which of two like units goes
     monkeypatch.setattr(refit, "solve_", torch.linalg.solve)
+    optimisers = import_module("torch.optim.optimizer")  # the pretended device has the fused ones, too
+    monkeypatch.setattr(optimisers, "_get_fused_kernels_supported_devices", lambda: ["cpu", elsewhere.DEVICE.type])
     wanted, said = pruned_by_ours(case, case.model)
     with elsewhere.Device():
         found, said_there = pruned_by_ours(case, elsewhere.moved(copy.deepcopy(case.model)))

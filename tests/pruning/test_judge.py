@@ -38,7 +38,8 @@ def test_a_stage_is_judged_on_held_out_samples_alone(case):
 def test_how_sure_a_model_is_does_not_decide(case, sureness):
     judged = Stages(case.model, case.task, case.samples, case.samples, Progress())
     assert judged.add("search", masked(case), 0.0)
-    dense = State(masked(case).plan, copy.deepcopy(case.model))
+    everything = tiny.plan_keeping(case.model, lambda block: block.units)
+    dense = State(everything, copy.deepcopy(case.model))
     scale_logits_(dense.model, sureness)
     assert judged.add("recovered", dense, 0.0)
     recovered = judged.results[-1]

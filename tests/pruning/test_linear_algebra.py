@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from prune2deploy.pruning.linear_algebra import inverse_, solve_
+from prune2deploy.pruning.linear_algebra import STRIPE, add_square_, inverse_, mirror_, solve_
 
 
 def symmetric(size, definite):
@@ -27,3 +27,14 @@ def test_a_large_inverse_is_found_in_the_matrix_s_own_memory():
     matrix = symmetric(300, definite=True)
     inverse = inverse_(matrix)
     assert inverse.data_ptr() == matrix.data_ptr()
+
+
+@pytest.mark.parametrize("size", [1, STRIPE - 1, STRIPE, STRIPE + 1, 2 * STRIPE, 2 * STRIPE + 5])
+def test_squares_add_up_to_a_symmetric_matrix(size):
+    rows = torch.from_numpy(np.random.default_rng(size).normal(size=(7, size)))
+    total = torch.zeros(size, size, dtype=torch.float64)
+    for part in (rows[:3], rows[3:]):
+        add_square_(total, part)
+    mirror_(total)
+    torch.testing.assert_close(total, rows.T @ rows)
+    assert torch.equal(total, total.T)

@@ -8,8 +8,7 @@ import torch
 
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import blocks_of, family_of, layers_of, output_projection
-from prune2deploy.models.surgery import columns_of, mask_, shrink_block_, write_back_
-from prune2deploy.progress import Progress
+from prune2deploy.models.surgery import columns_of, mask_, shrunk_layer, write_back_
 from prune2deploy.pruning.moments import moments_of
 from prune2deploy.pruning.reconstruction import metric_of, reconstruct
 from prune2deploy.pruning.removal import removal_curve
@@ -24,7 +23,12 @@ def half(model):
 def selected(case, widths):
     pruned = copy.deepcopy(case.model)
     moments = moments_of(synthetic.calibration(case))
-    return select_and_refit(case.model, pruned, widths, moments, case.samples, Progress()), pruned, moments
+    streams = Streams(case.model, pruned, case.samples, moments.weights)
+    kept = {
+        block: select_and_refit(streams, block, widths[block], moments.blocks[block].sensitivity)
+        for block in streams.blocks()
+    }
+    return kept, pruned, moments
 
 
 def test_the_first_block_is_the_weighted_regression_worked_out_by_hand(case):
@@ -87,11 +91,14 @@ def test_a_vanished_block_keeps_the_mean_of_what_it_put_out(case):
 @pytest.mark.parametrize("name", ["ragged", "attention vanished", "ffn vanished"])
 def test_reconstruction_lowers_the_error_and_touches_kept_units_only(case, name):
     plan = tiny.plan_keeping(case.model, tiny.PLANS[name])
-    calibration = synthetic.calibration(case)
+    moments = moments_of(synthetic.calibration(case))
     pruned = copy.deepcopy(case.model)
     mask_(pruned, plan)
     before = copy.deepcopy(pruned)
-    reconstruct(case.model, pruned, plan, moments_of(calibration), case.samples, 0, Progress())
+    streams = Streams(case.model, pruned, case.samples, moments.weights)
+    for block in streams.blocks():
+        if plan.units(block):
+            reconstruct(streams, block, plan, moments.blocks[block].sensitivity, 0)
     judge = Reconstruction(case.model, case.samples)
     assert judge.error(pruned) < 0.9 * judge.error(before)
     for block in blocks_of(case.model):
@@ -127,9 +134,7 @@ def test_a_shrunk_layer_written_back_is_the_masked_layer(case):
     mask_(masked, plan)
     own = [block for block in blocks_of(masked) if block.layer == 1]
     family, layer = family_of(masked.config), layers_of(masked)[1]
-    small = copy.deepcopy(layer)
-    for block in own:
-        shrink_block_(family, small, block, plan.units(block))
+    small = shrunk_layer(family, layer, {block: plan.units(block) for block in own})
     wanted = {name: weight.clone() for name, weight in layer.state_dict().items()}
     for block in own:
         if plan.units(block):
