@@ -10,8 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     import torch
 
@@ -28,31 +26,33 @@ class Spilled(Sequence["torch.Tensor"]):
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="prune2deploy-"))
-        self.size = 0
+        self.kinds: list[tuple[torch.dtype, torch.Size]] = []
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
     def __len__(self) -> int:
-        return self.size
+        return len(self.kinds)
 
     def __getitem__(self, index: Any) -> Any:
         import torch
 
-        if not 0 <= index < self.size:
+        if not 0 <= index < len(self):
             raise IndexError(index)
-        return torch.from_numpy(np.asarray(np.load(self._file(index), mmap_mode="c")))
+        dtype, shape = self.kinds[index]
+        return torch.from_file(str(self._file(index)), shared=False, size=shape.numel(), dtype=dtype).reshape(shape)
 
     def append(self, tensor: "torch.Tensor") -> None:
         """Add a tensor at the end."""
-        self.size += 1
-        self[self.size - 1] = tensor
+        self.kinds.append((tensor.dtype, tensor.shape))
+        self[len(self) - 1] = tensor
 
     def __setitem__(self, index: int, tensor: "torch.Tensor") -> None:
-        written = self.folder / "written.npy"
-        np.save(written, tensor.detach().cpu().numpy())
+        written = self.folder / "written"
+        tensor.detach().cpu().numpy().tofile(written)
+        self.kinds[index] = tensor.dtype, tensor.shape
         written.replace(self._file(index))  # a view of what was there keeps its file
 
     def _file(self, index: int) -> Path:
-        return self.folder / f"{index}.npy"
+        return self.folder / str(index)
 
 
 Store = Spilled | list["torch.Tensor"]
