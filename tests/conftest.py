@@ -8,11 +8,16 @@ os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="prune2deploy-tests-")
 import shutil
 from types import SimpleNamespace
 
+import exports
 import pytest
 import tiny
 import torch
 
-torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # two workers fight for two cores
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+torch.set_num_threads(1 if WORKER else 2)  # two workers fight for two cores
+
+if not WORKER:
+    os.environ[exports.FOLDER] = tempfile.mkdtemp(prefix="prune2deploy-tests-")
 
 
 def pytest_collection_modifyitems(items):
@@ -22,7 +27,13 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_unconfigure():
-    shutil.rmtree(os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+    for mine in ("HF_DATASETS_CACHE", *([] if WORKER else [exports.FOLDER])):
+        shutil.rmtree(os.environ[mine], ignore_errors=True)
+
+
+@pytest.fixture
+def shared_exports(monkeypatch):
+    exports.share(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -3,20 +3,18 @@
 And what the tests of the command line do with it.
 """
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import exports
 import numpy as np
 import onnx
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
 from prune2deploy.cli import app
-from prune2deploy.files import replacing
-from prune2deploy.models import onnx_model
-from prune2deploy.profiling import additivity, stacks, stage, sweep
+from prune2deploy.profiling import additivity, stage, sweep
 from prune2deploy.pruning.workbench import Workbench
 from prune2deploy.runtimes import workload
 from prune2deploy.runtimes.measure import Timing
@@ -26,7 +24,6 @@ CALL_MS, MS_PER_BYTE = 0.05, 3e-5  # the tiny models, dense, take 3 ms
 FINAL = "measuring dense and pruned"  # how the measurement that decides about an export is announced
 CANDIDATE = "measuring the candidate"
 BLOCKS = "timing blocks"
-EXPORTED: dict[str, bytes] = {}
 
 
 def multiplied_bytes(onnx_file):
@@ -70,33 +67,13 @@ class Clock:
         return sum(asked.startswith(description) for asked in self.asked)
 
 
-def exported_once(to_onnx):
-    """`to_onnx`, but the same module is exported once a session: exports are most of what these tests take."""
-
-    def export(module, inputs, axes, limits, output, path):
-        shapes = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in inputs.items()}
-        digest = hashlib.sha256(repr((str(module), shapes, axes, limits, output)).encode())
-        for name, tensor in module.state_dict().items():
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + tensor.numpy().tobytes())
-        key = digest.hexdigest()
-        if key not in EXPORTED:
-            to_onnx(module, inputs, axes, limits, output, path)
-            EXPORTED[key] = path.read_bytes()
-            return
-        with replacing(path) as partial:
-            partial.write_bytes(EXPORTED[key])
-
-    return export
-
-
 def install(monkeypatch):
     found = Clock()
     load = OnnxRuntime.load
     monkeypatch.setattr(OnnxRuntime, "load", lambda self, path: SteadyEngine(load(self, path).session, path))
     for module in (sweep, additivity, workload):
         monkeypatch.setattr(module, "interleaved", found.interleaved)
-    for module in (onnx_model, stacks):
-        monkeypatch.setattr(module, "to_onnx", exported_once(module.to_onnx))
+    exports.share(monkeypatch)
     for module in (stage, additivity):
         monkeypatch.setattr(module, "FITTED", 0)  # times that add up exactly need no fit
     monkeypatch.setattr(additivity, "UNSEEN", 1)

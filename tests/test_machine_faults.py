@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import exports
 import onnx
 import onnxruntime
 import pytest
@@ -90,7 +91,7 @@ def test_disk_that_fills_up_under_a_graph(work, clock, monkeypatch):
     [dense] = (work / ".prune2deploy" / "dense").iterdir()
     dense.unlink()
     before = contents(work)
-    monkeypatch.setattr("steady.EXPORTED", {})
+    monkeypatch.setenv(exports.FOLDER, str(work.parent))  # where none is kept
     monkeypatch.setattr(onnx, "save", save)
     refused(cli(*FAST), "the disk is full")
     assert contents(work) == before

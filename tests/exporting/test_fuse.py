@@ -12,6 +12,8 @@ from prune2deploy.runtimes.ort import OnnxRuntime
 from prune2deploy.tasks.predict import outputs_of, torch_run
 from prune2deploy.validation.assess import onnx_check
 
+pytestmark = pytest.mark.usefixtures("shared_exports")
+
 
 @pytest.fixture
 def ragged(case, tmp_path):

@@ -1,8 +1,11 @@
 import onnx
+import pytest
 
 from prune2deploy.models.onnx_model import export_onnx
 from prune2deploy.models.onnx_nodes import modules_of
 from prune2deploy.models.registry import family_of
+
+pytestmark = pytest.mark.usefixtures("shared_exports")
 
 
 def test_every_product_belongs_to_the_module_whose_weights_it_reads(case, tmp_path):

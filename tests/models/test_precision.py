@@ -14,6 +14,8 @@ from prune2deploy.models.onnx_model import export_onnx
 from prune2deploy.models.precision import cast
 from prune2deploy.models.surgery import shrink_
 
+pytestmark = pytest.mark.usefixtures("shared_exports")
+
 HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 ROUNDING = {"fp16": 2.0**-10, "bf16": 2.0**-7}
 

@@ -6,6 +6,8 @@ from prune2deploy.models.onnx_nodes import modules_of
 from prune2deploy.models.registry import blocks_of, family_of
 from prune2deploy.profiling.layers import OTHER, block_key, block_ms
 
+pytestmark = pytest.mark.usefixtures("shared_exports")
+
 
 def test_every_product_of_a_layer_counts_for_its_block(case, tmp_path):
     export_onnx(case.model, case.task, tmp_path / "model.onnx")

@@ -13,6 +13,8 @@ from prune2deploy.models.surgery import shrink_
 from prune2deploy.profiling import stacks as stacks_module
 from prune2deploy.profiling.stacks import Stacks
 
+pytestmark = pytest.mark.usefixtures("shared_exports")
+
 WIDTHS = [(2, 0), (4, 0), (0, 16), (0, 50), (3, 48), (4, 64), (0, 0)]
 SHAPES = [(1, 3), (2, 7), (3, 11), (5, 2), (1, 32)]
 

@@ -18,6 +18,8 @@ from prune2deploy.runtimes import trt as module
 from prune2deploy.runtimes.base import Shapes
 from prune2deploy.runtimes.registry import runtime_for
 
+pytestmark = pytest.mark.usefixtures("shared_exports")
+
 trt = pytest.importorskip("tensorrt", reason="no TensorRT here: see this file's first lines")
 
 
