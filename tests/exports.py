@@ -1,4 +1,7 @@
-"""Graphs that the tests export, kept for all processes of a run: exports are most of what these tests take."""
+"""Graphs that the tests export, kept for all processes of a run: exports are most of what these tests take.
+
+`made` keeps its projects in the same folder.
+"""
 
 import hashlib
 import os

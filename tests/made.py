@@ -1,13 +1,17 @@
-"""Projects that were taken from `init` to a package, under the clock of `steady`; once a session.
+"""Projects that were taken from `init` to a package, under the clock of `steady`; once a run.
 
 A test module that says `pytest_plugins = ("made",)` gets these fixtures.
 """
 
+import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import exports
 import pytest
+from filelock import FileLock
 from steady import answer, cli, install
 
 from prune2deploy import closed_loop
@@ -16,9 +20,14 @@ from prune2deploy.config import Project, load_project
 
 @dataclass(frozen=True)
 class Made:
-    """A project that was taken from `init` to a package. `said`: the --json answers; `pruned`: a copy from before."""
+    """A project that was taken from `init` to a package.
+
+    `origin`: where that was, for the whole run; `root`: this process's copy, which no other process changes;
+    `pruned`: the pruned model, kept; `said`: the --json answers; `asked`: what was measured.
+    """
 
     family: str
+    origin: Path
     root: Path
     project: Project
     package: Path
@@ -31,7 +40,8 @@ class Made:
         return self.package / "1"
 
 
-def make(family, model, data, root, commands, profiles=None):
+def make(family, model, data, root, commands, profiles):
+    """What the commands said, and what was measured."""
     with pytest.MonkeyPatch.context() as patch:
         clock = install(patch)
         patch.chdir(root)
@@ -50,28 +60,41 @@ def make(family, model, data, root, commands, profiles=None):
             shutil.copytree(profiles, root / "profiles")
         for name, arguments in commands.items():
             said[name] = answer(cli(name, *arguments, "--json"))
-    project = load_project(root / "prune2deploy.toml")
-    return Made(family, root, project, root / "model_repository" / model.name, pruned, said, clock.asked)
+    return {"said": said, "asked": clock.asked}
+
+
+def made_once(family, model, data, commands, tmp_path_factory, profiles=None):
+    """Made by the first process of a run that asks for it, and copied by each."""
+    origin = Path(os.environ[exports.FOLDER]) / f"made-{family}"
+    record = origin.with_suffix(".json")
+    with FileLock(origin.with_suffix(".lock")):
+        if not record.exists():
+            shutil.rmtree(origin, ignore_errors=True)
+            origin.mkdir()
+            record.write_text(json.dumps(make(family, model, data, origin, commands, profiles)), encoding="utf-8")
+    root = shutil.copytree(origin, tmp_path_factory.mktemp(f"{family}-made") / "project")
+    found = json.loads(record.read_text(encoding="utf-8"))
+    project, package = load_project(root / "prune2deploy.toml"), root / found["said"]["run"]["path"]
+    return Made(family, origin, root, project, package, root / "kept", **found)
 
 
 @pytest.fixture(scope="session")
 def bert_made(bert_dir, text_data, tmp_path_factory):
     """Profiled and then run."""
-    commands = {"profile": [], "run": ["--speedup", 1.5]}
-    return make("bert", bert_dir, text_data, tmp_path_factory.mktemp("bert-made"), commands)
+    return made_once("bert", bert_dir, text_data, {"profile": [], "run": ["--speedup", 1.5]}, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def pairs_made(bert_dir, pair_data, bert_made, tmp_path_factory):
     """Run with the table that lies there already."""
-    root = tmp_path_factory.mktemp("pairs-made")
-    return make("pairs", bert_dir, pair_data, root, {"run": ["--speedup", 1.5]}, bert_made.project.profiles)
+    commands = {"run": ["--speedup", 1.5]}
+    return made_once("pairs", bert_dir, pair_data, commands, tmp_path_factory, bert_made.project.profiles)
 
 
 @pytest.fixture(scope="session")
 def vit_made(vit_dir, image_data, tmp_path_factory):
     """Run without a table."""
-    return make("vit", vit_dir, image_data, tmp_path_factory.mktemp("vit-made"), {"run": ["--speedup", 1.5]})
+    return made_once("vit", vit_dir, image_data, {"run": ["--speedup", 1.5]}, tmp_path_factory)
 
 
 @pytest.fixture(params=["bert", "pairs", "vit"])

@@ -108,7 +108,7 @@ def export(
         report = judge(subject, runtime, staged, version, parts, evaluation, seconds, progress)
         if report.verdict == "failed" and not force:
             kept = project.state / "rejected" / f"{name}.html"
-            write_text(kept, render(report))
+            write_text(kept, (version / "report.html").read_text(encoding="utf-8"))
             raise failure_of(report)(f"{report.headline} (nothing was exported; the report is {kept})")
         publish_parts(parts[:-1], repository, project.serving.keep)
         publish(staged, entry, project.serving.keep)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prune2deploy.errors import CheckFailedError
+from prune2deploy.memory import give_back
 from prune2deploy.models.checkpoint import StageResult
-from prune2deploy.models.surgery import scale_logits_, shrunk
+from prune2deploy.models.surgery import running_shrunk, scale_logits_
 from prune2deploy.progress import Progress
 from prune2deploy.pruning.method import State
 from prune2deploy.pruning.streams import Reconstruction
@@ -55,16 +56,16 @@ class Stages:
         Before that, the model's logits are scaled, in place, to be as sure as the dense model's. What decides is held out
         from statistics and from evaluation; the evaluation score is reported, never used.
         """
-        slim = shrunk(state.model, state.plan)
-        run = torch_run(slim)
-        with self.progress.track(f"scoring after {stage}", 1) as advance:
+        run = torch_run(state.model)
+        with self.progress.track(f"scoring after {stage}", 1) as advance, running_shrunk(state.model, state.plan):
             outputs = outputs_of(run, self.held_out)
             if not np.isfinite(outputs).all():
                 raise CheckFailedError(f"{stage} broke the model: its outputs are not finite")
             scale, divergence = best_scale(self.task, outputs, self.held_out_outputs)
             scale_logits_(state.model, scale)
             score = score_of(run, self.task, self.evaluation, self.outputs)
-            error = self.reconstruction.error(slim)
+            error = self.reconstruction.error(state.model)
+            give_back()
             advance()
         kept = divergence <= self.best * (1 + ROUNDING)
         notes = list(state.notes)

@@ -86,8 +86,8 @@ def _measure(calibration: Calibration) -> Moments:
                 weights[indices[row]] = norms[row][:, counted]
             for block, total in sums.items():
                 total.add(inputs[block][valid], gradients[block][valid])
+            give_back()
             advance()
-    give_back()
     ordered = _gathered(weights, len(samples), len(blocks))
     tokens = sum(array.shape[1] for array in ordered)
     mean = sum(array.sum(axis=1, dtype=np.float64) for array in ordered) / tokens

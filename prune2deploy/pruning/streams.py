@@ -134,6 +134,7 @@ class Streams:
                     self.dense_hidden[batch] = call.run(module, self.dense_hidden[batch])
                 for kind in KINDS:
                     self.targets[kind].append(seen[kind, "entry"] + seen[kind, "output"])
+            give_back()
 
     def blocks(self) -> Iterator[Block]:
         """Every block in forward order; when one is yielded, the walk has come as far as it.
@@ -167,6 +168,7 @@ class Streams:
         finally:
             handle.remove()
         self.attended = attended
+        give_back()
 
     def _without_masked(self) -> "nn.Module":
         """What the pruned layer is without its masked units: the same with fewer products."""

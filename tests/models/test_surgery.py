@@ -5,7 +5,7 @@ import torch
 from tiny import PLANS, loaded_task, plan_keeping
 
 from prune2deploy.models.registry import blocks_of, family_of, layers_of, output_projection
-from prune2deploy.models.surgery import mask_, scale_logits_, shrink_, silence_
+from prune2deploy.models.surgery import mask_, running_shrunk, scale_logits_, shrink_, silence_
 
 
 def logits(case, model):
@@ -29,6 +29,19 @@ def test_masked_and_shrunk_models_say_the_same(case, plan):
     torch.testing.assert_close(shrunk, masked, rtol=1e-5, atol=1e-5)
     # what was dropped mattered, so that agreement means something
     assert (masked - logits(case, case.model)).abs().max() > 1e-2
+
+
+def test_while_it_runs_shrunk_a_model_says_what_the_shrunk_one_does(case, plan):
+    before, model, shapes = logits(case, case.model), copy.deepcopy(case.model), []
+
+    def look(module, args, output):
+        shapes.append(output.shape)
+
+    layers_of(model)[-1].register_forward_hook(look)
+    with running_shrunk(model, plan):
+        assert torch.equal(logits(case, model), logits(case, pruned(case, plan, shrink_)))
+    assert len(shapes) == len(list(case.samples.batches(5)))  # a hook is called once a batch
+    assert torch.equal(logits(case, model), before)
 
 
 def test_shrunk_model_holds_only_the_kept_units(case, plan):

@@ -20,11 +20,11 @@ from prune2deploy.serving import Client
 
 pytest_plugins = ("made", "served")
 
-CLIENTS = 8
+CLIENTS, PAUSE = 8, 0.02  # 400 requests a second, which leave some of the processors to whoever exports
 
 
 class Load:
-    """Clients that never stop asking, and check what they are told."""
+    """Clients that ask again and again, and check what they are told."""
 
     def __init__(self, url, wanted=packages.expected):
         self.url, self.wanted, self.stop = url, wanted, threading.Event()
@@ -36,6 +36,7 @@ class Load:
         with Client(self.url) as client:
             while not self.stop.is_set():
                 inputs = ragged(rng, int(rng.integers(1, 4)), int(rng.choice([4, 8])))
+                time.sleep(rng.exponential(PAUSE))
                 try:
                     answer = client.infer("sums", inputs)
                 except Exception as error:
