@@ -22,7 +22,6 @@ from torch import nn
 
 from prune2deploy.config import Project
 from prune2deploy.console import RichProgress
-from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import output_projection
 from prune2deploy.pruning import reconstruction, selection
 from prune2deploy.pruning import refit as refitting
@@ -36,7 +35,6 @@ from prune2deploy.pruning.refit import refit
 from prune2deploy.pruning.streams import BlockStatistics
 from prune2deploy.pruning.tuning import write_columns
 from prune2deploy.pruning.workbench import Workbench
-from prune2deploy.pruning.ziplm import ZipLmMethod
 from prune2deploy.tasks.base import Batch
 from prune2deploy.tasks.predict import outputs_of, torch_run
 from prune2deploy.tasks.text_classification import TextClassification
@@ -126,15 +124,10 @@ class WithLabels(SharpPredictions):
 
 
 class SearchedProfile(OursMethod):
-    """Widths by a search over coefficients of the curves, from all ones on: 60 trials judged by calibration divergence."""
+    """Widths by `--effort 60`."""
 
     def __init__(self, calibration: Calibration):
-        super().__init__(calibration)
-        self.searching = ZipLmMethod(calibration)
-        self.searching.errors = self.importance
-
-    def search(self, costs: Costs, budget: float) -> Plan:
-        return self.searching.search(costs, budget)
+        super().__init__(replace(calibration, effort=60))
 
 
 class NoReconstruction(OursMethod):

@@ -11,6 +11,7 @@ from prune2deploy.errors import InputError
 from prune2deploy.options import (
     Batches,
     Cpu,
+    Effort,
     Fastest,
     FastestOrGate,
     Force,
@@ -138,6 +139,7 @@ def prune(
     flops: Annotated[float | None, typer.Option(help="Budget: share of the dense FLOPs to keep.")] = None,
     out: Annotated[Path, typer.Option("--out", help="The pruned model's directory.")] = Path("pruned"),
     method: MethodName = "ours",
+    effort: Effort = None,
     max_loss: Fastest = None,
     table: Annotated[Path | None, typer.Option(help="A latency table from the target machine.")] = None,
     project: ProjectFile = None,
@@ -153,7 +155,7 @@ def prune(
     """Search what to keep so that the engine meets the budget, recover, and write the pruned model."""
     from prune2deploy.pruning.stage import prune as stage
 
-    settings = project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision)
+    settings = project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision, effort=effort)
     budget = budget_of(max_loss, latency_ms, speedup, flops)
     record = stage(settings, budget, out, method, table, RichProgress(), max_loss)
     if as_json:
@@ -174,6 +176,7 @@ def frontier(
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="The directory for models, table and picture.")] = Path("frontier"),
     method: MethodName = "ours",
+    effort: Effort = None,
     project: ProjectFile = None,
     cpu: Cpu = False,
     gpu: Gpu = False,
@@ -188,7 +191,7 @@ def frontier(
     from prune2deploy.budget import Budget
     from prune2deploy.frontiers.stage import frontier as stage
 
-    settings = project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision)
+    settings = project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision, effort=effort)
     budgets = [Budget.of(ms, None) for ms in latency_ms or []] + [Budget.of(None, times) for times in speedup or []]
     found = stage(settings, budgets or None, out, method, RichProgress())
     if as_json:
@@ -254,7 +257,8 @@ def export(
 @guarded
 def run(
     latency_ms: LatencyMs = None, speedup: Speedup = None, out: Repository = Path("model_repository"),
-    name: Name = None, method: MethodName = "ours", max_loss: FastestOrGate = None, force: Force = False,
+    name: Name = None, method: MethodName = "ours", effort: Effort = None, max_loss: FastestOrGate = None,
+    force: Force = False,
     project: ProjectFile = None, cpu: Cpu = False, gpu: Gpu = False, batch: Batches = None, seq_len: Lengths = None,
     threads: Threads = None, runtime: RuntimeChoice = None, precision: PrecisionChoice = None,
     triton: Triton = None, serve: Serve = None, with_tokenizer: WithTokenizer = False,
@@ -264,7 +268,7 @@ def run(
     from prune2deploy.closed_loop import run as stage
 
     serving = serving_of(serve, with_tokenizer, response_cache, keep)
-    settings = project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision, triton, serving)
+    settings = project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision, triton, serving, effort)
     budget = budget_of(max_loss, latency_ms, speedup)
     _print_report(stage(settings, budget, out, name, method, max_loss, force, RichProgress()), out, as_json)
 

@@ -51,6 +51,7 @@ class CalibrationSettings(Record):
 
     samples: int = Field(2048, ge=8)
     seed: int = Field(0, ge=0)
+    effort: int = Field(0, ge=0, le=100_000, description="profiles of widths to try beyond the knapsack's own")
     device: Literal["cpu", "gpu"] = Field("cpu", description="where pruning computes, whatever the target is")
 
 

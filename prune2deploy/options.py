@@ -41,6 +41,9 @@ Keep = Annotated[int | None, typer.Option("--keep", help="Old versions to keep b
 LatencyMs = Annotated[float | None, typer.Option("--latency-ms", help="Budget: milliseconds over the workload.")]
 Speedup = Annotated[float | None, typer.Option("--speedup", help="Budget: how many times as fast as dense.")]
 MethodName = Annotated[str, typer.Option("--method", help="ours, fisher, kwon, ziplm, k-prune, optin or magnitude.")]
+Effort = Annotated[
+    int | None, typer.Option("--effort", help="Profiles of widths to try beyond the knapsack's own, such as 60; ours only.")
+]
 MaxLoss = Annotated[
     float | None, typer.Option("--max-loss", help="Refuse to export what loses more points of the task metric.")
 ]
@@ -103,6 +106,7 @@ def points_of(batch: list[int] | None, seq_len: list[int] | None) -> list[dict]:
 def project_of(
     path: Path | None, cpu: bool, gpu: bool, batch: list[int] | None, seq_len: list[int] | None, threads: int | None,
     runtime: RuntimeName | None, precision: Precision | None, triton: str | None = None, serving: dict | None = None,
+    effort: int | None = None,
 ) -> Project:
     """The project file, with what the command line says instead of it."""
     from prune2deploy.config import project_from
@@ -111,6 +115,8 @@ def project_of(
     values = project.model_dump()
     values["target"].update(target_of(cpu, gpu, threads, runtime, precision, triton))
     values["serving"].update(serving or {})
+    if effort is not None:
+        values["calibration"]["effort"] = effort
     if points := points_of(batch, seq_len):
         fixed = [point for point in values["workload"] if not seq_len and point["seq_len"]]
         values["workload"] = [

@@ -118,7 +118,7 @@ def blocks_by_kind(plan):
 
 def test_graph_does_not_tell_where_it_was_made(made):
     content = (made.package / "1" / "model.onnx").read_bytes()
-    assert str(made.root).encode() not in content
+    assert str(made.origin).encode() not in content
     assert b"site-packages" not in content
     assert b".py" not in content
 
@@ -303,6 +303,7 @@ def test_budget_missed_at_the_end_is_tried_again_with_more_margin(work, clock, m
 
 def test_budget_that_is_never_met_is_no_package(work, clock, monkeypatch):
     clock.factor = slow_at(FINAL, 99)
+    monkeypatch.setattr(closed_loop, "ATTEMPTS", 2)
     aims = record_aims(monkeypatch)
     result = cli("run", "--speedup", 1.5, "--name", "topics")
     message = refused(result, "budget of 1.5× speedup", "too slow: ask for ", code=1)
@@ -323,6 +324,15 @@ def test_engine_that_no_search_can_make_fast_enough(work, clock):
     before = files_in(work)
     refused(cli("prune", "--latency-ms", 2.5), "the budget of 2.5 ms was not met", "ask for at least that", code=1)
     assert files_in(work) == before
+
+
+def test_more_effort_is_for_the_method_that_takes_it(work, clock):
+    before = files_in(work)
+    refused(cli("prune", "--speedup", 1.5, "--effort", 3, "--method", "kwon"), "--method kwon takes no --effort")
+    refused(cli("prune", "--speedup", 1.5, "--effort", -1), "effort")
+    assert files_in(work) == before
+    record = answer(cli("prune", "--speedup", 1.5, "--effort", 3, "--json"))
+    assert record["provenance"]["effort"] == 3
 
 
 @pytest.mark.parametrize("loss", [-1, "nan", "inf"])

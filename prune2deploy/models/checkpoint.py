@@ -70,6 +70,7 @@ class Provenance(Record):
     calibration_samples: int
     labels: str
     seed: int
+    effort: int = Field(0, ge=0, description="profiles of widths that were tried for a budget")
     computed_on: str = Field("cpu", description="the kind of device that pruning computed on")
     threads: int
     versions: dict[str, str]

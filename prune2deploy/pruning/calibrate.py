@@ -34,6 +34,7 @@ class Calibration:
     samples: Samples
     seed: int
     progress: Progress
+    effort: int = 0  # profiles of widths that a search may try beyond the knapsack's own
     cache: Path | None = None  # a folder for statistics, so that an interrupted run finds them again
 
     def __post_init__(self) -> None:

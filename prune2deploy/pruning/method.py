@@ -47,6 +47,7 @@ class Method(ABC):
     name: ClassVar[str]
     reads_labels: ClassVar[bool] = True  # where the data has any
     on_gpu: ClassVar[bool] = False  # whether it can compute there
+    takes_effort: ClassVar[bool] = False  # whether its search goes on with the calibration's `effort`
 
     def __init__(self, calibration: Calibration):
         self.calibration = calibration

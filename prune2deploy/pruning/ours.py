@@ -3,17 +3,19 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from prune2deploy.memory import give_back
 from prune2deploy.models.family import Block
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import output_projection
+from prune2deploy.models.surgery import columns_of
 from prune2deploy.pruning.calibrate import Calibration
 from prune2deploy.pruning.costs import Costs
 from prune2deploy.pruning.importance import Importance
 from prune2deploy.pruning.method import Method, State, Step
 from prune2deploy.pruning.moments import BlockMoments, moments_of
+from prune2deploy.pruning.profile_search import ProfileSearch
 from prune2deploy.pruning.reconstruction import reconstruct
-from prune2deploy.pruning.removal import removal_curve
-from prune2deploy.pruning.search import plan_within
+from prune2deploy.pruning.removal import damped, leave_, removal_curve
 from prune2deploy.pruning.selection import select_and_refit
 from prune2deploy.pruning.streams import Streams
 
@@ -27,6 +29,7 @@ class OursMethod(Method):
     name = "ours"
     reads_labels = False
     on_gpu = True
+    takes_effort = True
 
     def __init__(self, calibration: Calibration):
         super().__init__(calibration)
@@ -35,16 +38,28 @@ class OursMethod(Method):
             self.importance = {}
             for block, found in self.moments.blocks.items():
                 self.importance[block] = curve_of(calibration.model, block, found)
+                give_back()
                 advance()
-        self.moments = self.moments.without_covariances()
+        if not calibration.effort:
+            self.moments = self.moments.without_covariances()
+        self.profiles = ProfileSearch(calibration, self.signature, self.importance, self._stitch_, calibration.effort)
 
     def search(self, costs: Costs, budget: float) -> Plan:
         """See Method."""
-        return plan_within(self.signature, self.importance, costs, budget)
+        return self.profiles.plan(costs, budget)
 
     def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
         """See Method."""
         return [("selection and re-fit", self._select), ("block reconstruction", self._reconstruct)]
+
+    def _stitch_(self, model: "PreTrainedModel", block: Block, kept: list[int]) -> None:
+        """Give the output projection of `block` in `model` what its removal curve reckons with."""
+        import torch
+
+        dense, projection = output_projection(self.calibration.model, block), output_projection(model, block)
+        found, device = self.moments.blocks[block], dense.weight.device
+        covariance, mean = (torch.from_numpy(moment).to(device) for moment in (found.covariance, found.mean))
+        leave_(projection, dense, columns_of(kept, block.unit_size).to(device), damped(covariance), mean.double())
 
     def _select(self, state: State) -> State:
         pruned = state.model
@@ -68,6 +83,7 @@ class OursMethod(Method):
         with calibration.progress.track(description, len(calibration.blocks)) as advance:
             for block in streams.blocks():
                 yield streams, block
+                give_back()
                 advance()
 
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prune2deploy.pruning.importance import Importance
-from prune2deploy.pruning.linear_algebra import inverse_
+from prune2deploy.pruning.linear_algebra import inverse_, solve_
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 DAMPING = 1e-3  # of the inputs' mean variance, added to G: the least that keeps inverses of empty directions in bounds
 PARTS = 16  # in which a matrix is brought up to date
@@ -73,6 +74,30 @@ def removal_curve(
             loss[len(left) - count] = loss[len(left)] + cost * count / len(going)
         left = left[stays]
     return Importance(np.asarray([*left, *gone[::-1]]), loss)
+
+
+def leave_(
+    projection: "nn.Linear", dense: "nn.Linear", columns: "torch.Tensor", second: "torch.Tensor",
+    mean: "torch.Tensor | None" = None,
+) -> None:
+    """Give `projection`, in place, what removal leaves of `dense`: zeros but for `columns`, which take over what they can.
+
+    They are the least squares from what comes in there to the dense output, W G_:S (G_SS)⁻¹. `second`: G, [k, k] float64,
+    damped. `mean`: [k] float64, of the inputs where G is centred; the bias then takes up the mean of what goes.
+    """
+    import torch
+
+    weight = dense.weight.detach().double()
+    left = weight[:, columns]
+    if 0 < len(columns) < weight.shape[1]:
+        rows = second[columns]
+        left = solve_(rows[:, columns], rows @ weight.T).T
+    with torch.no_grad():
+        projection.weight.zero_()
+        projection.weight[:, columns] = left.to(projection.weight.dtype)
+        if projection.bias is not None:
+            bias = dense.bias.double()
+            projection.bias.copy_(bias if mean is None else bias + weight @ mean - left @ mean[columns])
 
 
 def _less(

@@ -74,6 +74,8 @@ class Workbench:
         map_large_blocks()
         self.project, self.progress, self.given_table = project, progress or Progress(), table
         self.chosen = method_named(method)
+        if project.calibration.effort and not self.chosen.takes_effort:
+            raise InputError(f"--method {method} takes no --effort: only ours tries further profiles")
         self.compute = compute_device(project.calibration.device, self.chosen)
         self.directory = resolve_model(project.model, project.root)
         self.model = load_dense(self.directory)
@@ -102,8 +104,9 @@ class Workbench:
         """The method, with its statistics taken; raises ShareDone in every process but the first."""
         watch = Stopwatch()
         calibration = Calibration(
-            self.working, self.task, self.samples, self.project.calibration.seed, self.progress, self.state
-        )
+            self.working, self.task, self.samples, self.project.calibration.seed, self.progress,
+            self.project.calibration.effort, self.state,
+        )  # fmt: skip
         method = self.chosen(calibration)
         self.calibration_seconds = watch.lap()
         if not team().leads:
@@ -174,8 +177,8 @@ class Workbench:
                 FitRound(predicted_ms=r.predicted_ms, measured_ms=r.measured_ms, dense_ms=r.dense_ms) for r in pruned.rounds
             ],
             data=self.project.data.path, calibration_sha256=self.digest, calibration_samples=len(self.samples),
-            labels=self.method.labels, seed=self.project.calibration.seed, computed_on=self.project.calibration.device,
-            threads=_torch_threads(), versions=versions(),
+            labels=self.method.labels, seed=self.project.calibration.seed, effort=self.project.calibration.effort,
+            computed_on=self.project.calibration.device, threads=_torch_threads(), versions=versions(),
             equality_error=difference, stages=pruned.results,
         )  # fmt: skip
         with staged_directory(out) as partial:

@@ -19,8 +19,7 @@ from prune2deploy.tasks.predict import outputs_of, torch_run
 
 @pytest.fixture(autouse=True)
 def few_trials(monkeypatch):
-    monkeypatch.setattr(ziplm, "RANDOM_VECTORS", 5)
-    monkeypatch.setattr(ziplm, "MUTATIONS", 5)
+    monkeypatch.setattr(ziplm, "TRIALS", 10)
 
 
 @pytest.fixture(params=METHODS)
