@@ -123,13 +123,6 @@ class WithLabels(SharpPredictions):
         self.calibration = calibration
 
 
-class SearchedProfile(OursMethod):
-    """Widths by `--effort 60`."""
-
-    def __init__(self, calibration: Calibration):
-        super().__init__(replace(calibration, effort=60))
-
-
 class NoReconstruction(OursMethod):
     def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
         return super().steps(costs, budget)[:1]
@@ -208,7 +201,6 @@ VARIANTS: dict[str, type[OursMethod]] = {
     "widths by the masks' Fisher information": MaskFisher,
     "predictions as sharp as they are": SharpPredictions,
     "with labels": WithLabels,
-    "with a search over profiles": SearchedProfile,
 }
 
 
