@@ -3,6 +3,8 @@
 import pytest
 from steady import cli, files_in, refused
 
+from prune2deploy.config import load_project
+
 pytest_plugins = ("made",)
 
 
@@ -33,8 +35,9 @@ def test_name_that_no_entry_can_have(name, work_pruned, clock):
 def test_model_directory_that_is_this_one_has_a_name(work_pruned, bert_dir, clock):
     for file in bert_dir.iterdir():
         (work_pruned / file.name).write_bytes(file.read_bytes())
-    text = (work_pruned / "prune2deploy.toml").read_text(encoding="utf-8")
-    (work_pruned / "prune2deploy.toml").write_text(text.replace(str(bert_dir), "."), encoding="utf-8")
+    file = work_pruned / "prune2deploy.toml"
+    model = load_project(file).model
+    file.write_text(file.read_text(encoding="utf-8").replace(model, "."), encoding="utf-8")
     result = cli("export")
     assert result.exit_code == 0, result.stderr
     assert [path.name for path in (work_pruned / "model_repository").iterdir()] == [work_pruned.name]

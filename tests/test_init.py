@@ -51,7 +51,7 @@ def test_single_texts(here, bert_dir, text_data):
         },
         "workload": [{"batch": 1, "seq_len": 16, "weight": 1.0}],
         "target": {"device": "cpu", "runtime": "onnxruntime", "precision": "fp32", "cuda_graphs": False},
-        "calibration": {"samples": 2048, "seed": 0, "device": "cpu"},
+        "calibration": {"samples": 2048, "seed": 0, "effort": 0, "device": "cpu"},
         "serving": {
             "with_tokenizer": False, "response_cache": False, "instances": 1, "queue_delay_us": 500, "keep": 2
         },

@@ -34,8 +34,8 @@ class Calibration:
     samples: Samples
     seed: int
     progress: Progress
-    effort: int = 0  # profiles of widths that a search may try beyond the knapsack's own
     cache: Path | None = None  # a folder for statistics, so that an interrupted run finds them again
+    effort: int = 0  # profiles of widths that a search may try beyond the knapsack's own
 
     def __post_init__(self) -> None:
         self.blocks = blocks_of(self.model)

@@ -21,8 +21,11 @@ def add_square_(total: "torch.Tensor", x: "torch.Tensor") -> None:
 
 def mirror_(total: "torch.Tensor") -> None:
     """Make `total`, to which `add_square_` has added, the symmetric matrix that it stands for."""
-    for stop in range(STRIPE, len(total), STRIPE):
-        total[stop:, stop - STRIPE : stop] = total[stop - STRIPE : stop, stop:].T
+    for start in range(0, len(total), STRIPE):
+        stop = start + STRIPE
+        total[stop:, start:stop] = total[start:stop, stop:].T
+        corner = total[start:stop, start:stop]  # a product's two triangles may differ by rounding
+        corner.copy_(corner.triu() + corner.triu(1).T)
 
 
 def inverse_(matrix: "torch.Tensor") -> "torch.Tensor":

@@ -104,8 +104,8 @@ class Workbench:
         """The method, with its statistics taken; raises ShareDone in every process but the first."""
         watch = Stopwatch()
         calibration = Calibration(
-            self.working, self.task, self.samples, self.project.calibration.seed, self.progress,
-            self.project.calibration.effort, self.state,
+            self.working, self.task, self.samples, self.project.calibration.seed, self.progress, self.state,
+            self.project.calibration.effort,
         )  # fmt: skip
         method = self.chosen(calibration)
         self.calibration_seconds = watch.lap()
