@@ -91,7 +91,8 @@ class MaskFisher(OursMethod):
 
     def __init__(self, calibration: Calibration):
         super().__init__(calibration)
-        self.importance = fisher_importance(fisher_information(calibration).diagonal)
+        found = fisher_importance(fisher_information(calibration).diagonal)
+        self.importance.update(found)  # in place: the search has the same curves
 
 
 class SharpPredictions(OursMethod):

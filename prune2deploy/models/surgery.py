@@ -87,7 +87,7 @@ def running_shrunk(model: "PreTrainedModel", plan: Plan) -> Iterator[None]:
     Unlike the model that `shrunk` returns, this takes no more memory than one layer: each is shrunk anew when it runs.
     """
     family = family_of(model.config)
-    layers = list(family.layers(model))
+    layers = family.layers(model)
     for index, layer in enumerate(layers):
         kept = {block: plan.units(block) for block in blocks_of(model) if block.layer == index}
         layer.forward = _forward_shrunk(family, layer, kept)  # shadows the class's for this one module

@@ -83,7 +83,6 @@ class OursMethod(Method):
         with calibration.progress.track(description, len(calibration.blocks)) as advance:
             for block in streams.blocks():
                 yield streams, block
-                give_back()
                 advance()
 
 

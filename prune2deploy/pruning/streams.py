@@ -147,6 +147,7 @@ class Streams:
             else:
                 self._leave_attention()
             yield block
+            give_back()
 
     def _leave_attention(self) -> None:
         """Run the pruned layer's attention a last time."""
