@@ -105,10 +105,12 @@ def test_another_run_does_not_take_what_this_one_left(other, work, clock, monkey
     assert len(list((work / ".prune2deploy" / "pruned").glob("*/*"))) == 2
 
 
-def test_run_on_data_that_changed_does_not_take_what_was_left(work, text_data, clock, monkeypatch):
-    data = shutil.copytree(text_data, work / "data")
+def test_run_on_data_that_changed_does_not_take_what_was_left(work, bert_made, clock, monkeypatch):
+    original = bert_made.project.data.path  # of the process that made the project, which may be another
+    data = shutil.copytree(original, work / "data")
     text = (work / "prune2deploy.toml").read_text(encoding="utf-8")
-    (work / "prune2deploy.toml").write_text(text.replace(str(text_data), "data"), encoding="utf-8")
+    assert original in text
+    (work / "prune2deploy.toml").write_text(text.replace(original, "data"), encoding="utf-8")
     stopped(monkeypatch, closed_loop, "export", *RUN)
     tiny.write_jsonl(data / "train.jsonl", tiny.text_rows(40, seed=9))
     prunes = counted(monkeypatch, Workbench, "prune_to")
