@@ -25,18 +25,18 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
-def read_record(path: Path, record: type[ModelT], what: str) -> ModelT:
-    """Parse the JSON file at `path`; raises InputError with the first thing that is wrong with it."""
+def read_record(path: Path, record: type[ModelT], what: str, remedy: str) -> ModelT:
+    """Parse the JSON file at `path`; raises InputError with the first thing that is wrong with it, and the remedy."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such {what}") from None
+        raise InputError(f"{path}: no such {what}; {remedy}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: this {what} cannot be read: {error}") from None
+        raise InputError(f"{path}: this {what} cannot be read: {error}; {remedy}") from None
     try:
         return record.model_validate_json(text)
     except ValidationError as error:
-        raise InputError(f"{path}: not a valid {what}: {first_problem(error)}") from None
+        raise InputError(f"{path}: not a valid {what}: {first_problem(error)}; {remedy}") from None
 
 
 def first_problem(error: ValidationError) -> str:
@@ -120,11 +120,13 @@ def refuse_existing(target: Path) -> None:
 
 
 def refuse_blocked(target: Path) -> None:
-    """Raise InputError where a file stands where `target`, or a directory above it, would have to be a directory."""
+    """Raise InputError where `target` cannot be made: a file is in the way, or the place is not ours to write to."""
     path = target.absolute()
     blocking = next(each for each in (path, *path.parents) if each.exists())
     if not blocking.is_dir():
         raise InputError(f"{target}: {blocking} is a file, not a directory to write into; name another place with --out")
+    if not os.access(blocking, os.W_OK | os.X_OK):
+        raise InputError(f"{target}: {blocking} cannot be written to; name another place with --out")
 
 
 @contextmanager

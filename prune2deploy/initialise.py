@@ -5,7 +5,7 @@ from typing import Any
 
 from prune2deploy.config import PROJECT_FILE, Project, project_from, refuse_existing_project, save_project
 from prune2deploy.errors import InputError
-from prune2deploy.models.checkpoint import load_config, resolve_model
+from prune2deploy.models.checkpoint import load_config, refuse_pruned, resolve_model
 from prune2deploy.tasks.data import guess_splits, open_data, split_name
 from prune2deploy.tasks.registry import task_for, task_named, task_of
 
@@ -31,13 +31,13 @@ def init(
     refuse_existing_project(path)
     directory = resolve_model(model, root)
     config = load_config(directory)
+    refuse_pruned(directory)
     kind = task_named(task) if task else task_for((config.architectures or ["none"])[0])
     available = open_data(data, root)
     calibration, evaluation = guess_splits(available, data)
     chosen = (splits[0] or calibration, splits[1] or evaluation)
-    for split in chosen:
-        split_name(split, available, data)
-    features = dict(available[split_name(chosen[0], available, data)].features)
+    calibrated, evaluated = (dict(available[split_name(split, available, data)].features) for split in chosen)
+    features = {**evaluated, **calibrated}  # the calibration split may do without labels
     guessed = kind.guess_columns(features, columns or {}, data)
     for role, name in guessed.items():
         if name and name not in features:

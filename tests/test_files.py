@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 from pydantic import Field
@@ -8,6 +9,7 @@ from prune2deploy.files import (
     Record,
     pretty_json,
     read_record,
+    refuse_existing,
     replacing,
     sha256_of,
     staged_directory,
@@ -98,10 +100,17 @@ def test_existing_directory_is_never_replaced(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_place_that_is_not_ours_to_write_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write anywhere
+    with pytest.raises(InputError, match=f"{tmp_path} cannot be written to; name another place with --out"):
+        refuse_existing(tmp_path / "deep" / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_record_comes_back_as_it_was_written(tmp_path):
     record = Sample(name='Ünïcode "quoted"', values=[0.1, 1e-9, -3.0], inner={"a": [[1, 2], []], "b": []})
     write_record(tmp_path / "record.json", record)
-    assert read_record(tmp_path / "record.json", Sample, "sample") == record
+    assert read_record(tmp_path / "record.json", Sample, "sample", "make one") == record
 
 
 @pytest.mark.parametrize(
@@ -121,21 +130,22 @@ def test_foreign_record_is_refused_in_one_line(tmp_path, text, problem):
     path = tmp_path / "record.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError) as caught:
-        read_record(path, Sample, "sample record")
+        read_record(path, Sample, "sample record", "make one")
     message = str(caught.value)
     assert message.startswith(f"{path}: not a valid sample record: ")
     assert problem in message
+    assert message.endswith("; make one")
     assert "\n" not in message
 
 
 def test_missing_and_unreadable_records_are_told_apart(tmp_path):
-    with pytest.raises(InputError, match="no such sample record"):
-        read_record(tmp_path / "nowhere.json", Sample, "sample record")
-    with pytest.raises(InputError, match="cannot be read"):
-        read_record(tmp_path, Sample, "sample record")
+    with pytest.raises(InputError, match="no such sample record; make one"):
+        read_record(tmp_path / "nowhere.json", Sample, "sample record", "make one")
+    with pytest.raises(InputError, match=r"cannot be read: .*; make one"):
+        read_record(tmp_path, Sample, "sample record", "make one")
     (tmp_path / "latin.json").write_bytes(b'{"name": "\xfc"}')
-    with pytest.raises(InputError, match="cannot be read"):
-        read_record(tmp_path / "latin.json", Sample, "sample record")
+    with pytest.raises(InputError, match=r"cannot be read: .*; make one"):
+        read_record(tmp_path / "latin.json", Sample, "sample record", "make one")
 
 
 @pytest.mark.parametrize(

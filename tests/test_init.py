@@ -8,6 +8,7 @@ from steady import answer, cli, files_in, refused
 
 import prune2deploy
 from prune2deploy.config import load_project
+from prune2deploy.models.checkpoint import PLAN_FILE
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -135,6 +136,20 @@ def test_unlabelled(here, bert_dir, tmp_path):
     assert written(here)["data"]["columns"] == {"text": "text", "label": ""}
 
 
+@pytest.mark.parametrize("row", [{"text": "the king won"}, {"text": "the king won", "label": None}], ids=["none", "null"])
+def test_calibration_split_may_have_no_labels(row, here, bert_dir, tmp_path):
+    data = tmp_path / "mixed"
+    data.mkdir()
+    tiny.write_jsonl(data / "train.jsonl", [row] * 20)
+    tiny.write_jsonl(data / "validation.jsonl", tiny.text_rows(12, seed=1))
+    answer(cli("init", bert_dir, "--data", data, *SHORT, "--json"))
+    assert written(here)["data"]["columns"] == {"text": "text", "label": "label"}
+    task = tiny.loaded_task(load_project())[1]
+    assert task.calibration(8, 0).labels is None
+    assert task.reserve(8, 0, 8).labels is None
+    assert len(task.evaluation().labels) == 12
+
+
 def test_from_python(here, bert_dir, text_data):
     settings = {"workload": [{"batch": 2, "seq_len": 8}]}
     project, path = prune2deploy.init(str(bert_dir), str(text_data), here, settings=settings)
@@ -143,6 +158,31 @@ def test_from_python(here, bert_dir, text_data):
 
 
 # what it refuses
+
+
+def test_model_that_is_pruned_already(here, dense_copy, text_data):
+    (dense_copy / PLAN_FILE).write_text("{}", encoding="utf-8")
+    refuses(here, cli("init", dense_copy, "--data", text_data, *SHORT), "pruned already; give the dense one")
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_samples_of_which_some_have_no_label(split, here, bert_dir, tmp_path):
+    data = tmp_path / "holes"
+    data.mkdir()
+    for name in ("train", "validation"):
+        rows = tiny.text_rows(12, seed=1)
+        for row in rows[9:] if name == split else []:
+            row["label"] = None
+        tiny.write_jsonl(data / f"{name}.jsonl", rows)
+    refuses(here, cli("init", bert_dir, "--data", data, *SHORT), "3 of 12 samples have no 'label'", "--unlabelled")
+
+
+def test_evaluation_split_without_labels(here, bert_dir, tmp_path):
+    data = tmp_path / "blind"
+    data.mkdir()
+    tiny.write_jsonl(data / "train.jsonl", tiny.text_rows(12, seed=1))
+    tiny.write_jsonl(data / "validation.jsonl", [{"text": "the king won"}] * 12)
+    refuses(here, cli("init", bert_dir, "--data", data, *SHORT), "has no column 'label'")
 
 
 def test_project_file_that_is_there_is_never_replaced(here, bert_dir, text_data):

@@ -84,7 +84,7 @@ def point_of(record: PrunedRecord, dense_table_ms: float) -> Point:
 
 def picked(directory: Path, name: str) -> Path:
     """The directory of the model at point `name` of the frontier in `directory`; raises InputError where there is none."""
-    frontier = read_record(directory / FRONTIER_FILE, Frontier, "frontier; `prune2deploy frontier` makes one")
+    frontier = read_record(directory / FRONTIER_FILE, Frontier, "frontier", "make one with `prune2deploy frontier`")
     names = [point.name for point in frontier.points]
     if name not in names:
         raise InputError(f"{directory} has no point {name!r}; it has: {', '.join(names)}")

@@ -145,6 +145,12 @@ def load_config(directory: Path) -> "PretrainedConfig":
     return config
 
 
+def refuse_pruned(directory: Path) -> None:
+    """Raise InputError where `directory` holds what pruning made."""
+    if (directory / PLAN_FILE).exists():
+        raise InputError(f"{directory} holds a model that is pruned already; give the dense one")
+
+
 def load_dense(directory: Path) -> "PreTrainedModel":
     """The model in `directory`, in float32 and evaluation mode, with eager attention, which exports cleanly.
 
@@ -154,8 +160,7 @@ def load_dense(directory: Path) -> "PreTrainedModel":
     import transformers
 
     config = load_config(directory)
-    if (directory / PLAN_FILE).exists():
-        raise InputError(f"{directory} holds a model that is pruned already; give the dense one")
+    refuse_pruned(directory)
     weights = sorted(directory.glob("*.safetensors"))
     if not weights:
         others = sorted(path.name for path in directory.glob("*.bin"))
@@ -198,7 +203,7 @@ def read_pruned_record(directory: Path) -> PrunedRecord:
         raise InputError(f"{directory}: no such directory; make one with `prune2deploy prune`")
     if not (directory / PLAN_FILE).is_file():
         raise InputError(f"{directory}: no {PLAN_FILE} here, so this is not a pruned model; `prune2deploy prune` makes one")
-    return read_record(directory / PLAN_FILE, PrunedRecord, "pruned model record")
+    return read_record(directory / PLAN_FILE, PrunedRecord, "pruned model record", "make one with `prune2deploy prune`")
 
 
 def load(directory: str | Path) -> "PreTrainedModel":
@@ -228,7 +233,11 @@ def load(directory: str | Path) -> "PreTrainedModel":
     try:
         model.load_state_dict(load_file(weights), strict=True)
     except Exception as error:
-        raise InputError(f"{weights}: does not fit the plan: {str(error).splitlines()[0]}") from None
+        problem = str(error).splitlines()[-1].strip()  # torch's first line names none
+        raise InputError(
+            f"{weights}: does not fit the plan in {PLAN_FILE}, one of the two was changed ({problem}); make both with "
+            "`prune2deploy prune`"
+        ) from None
     _refuse_non_finite(model, directory)
     return model.eval().requires_grad_(False)
 

@@ -131,7 +131,7 @@ def read_table(path: Path) -> LatencyTable:
     """Read a table; raises InputError when it is missing or damaged."""
     if not path.is_file():
         raise InputError(f"{path}: no latency table here: measure one with `prune2deploy profile`")
-    return read_record(path, LatencyTable, "latency table")
+    return read_record(path, LatencyTable, "latency table", "measure one with `prune2deploy profile`")
 
 
 def check_matches(

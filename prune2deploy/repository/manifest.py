@@ -122,9 +122,9 @@ def _files_below(directory: Path) -> list[str]:
 def read_sealed(version: Path) -> Manifest | PartManifest:
     """What a version directory says of itself; raises InputError where it is none of ours."""
     if (version / MANIFEST_FILE).is_file():
-        return read_record(version / MANIFEST_FILE, Manifest, "manifest")
+        return read_record(version / MANIFEST_FILE, Manifest, "manifest", "export the model again")
     if (version / PART_FILE).is_file():
-        return read_record(version / PART_FILE, PartManifest, "manifest")
+        return read_record(version / PART_FILE, PartManifest, "manifest", "export the model again")
     raise InputError(f"{version}: no {MANIFEST_FILE} here, so this is not a package of prune2deploy")
 
 

@@ -28,7 +28,7 @@ class Classification(Task):
         rows = read_split(self.data, self.data.calibration, self.root)
         if len(rows) > count:
             rows = rows.select(sorted(self._drawn(rows, count, seed)))
-        return self.make_samples(rows, self._labels(rows))
+        return self.make_samples(rows, self._labels(rows, required=False))
 
     def reserve(self, count: int, seed: int, taken: int) -> Samples | None:
         """See Task."""
@@ -37,12 +37,12 @@ class Classification(Task):
             return None
         left = np.setdiff1d(np.arange(len(rows)), self._drawn(rows, taken, seed))
         rows = rows.select(sorted(np.random.default_rng(seed).permutation(left)[:count].tolist()))
-        return self.make_samples(rows, self._labels(rows))
+        return self.make_samples(rows, self._labels(rows, required=False))
 
     def evaluation(self) -> Samples:
         """See Task."""
         rows = read_split(self.data, self.data.evaluation, self.root)
-        return self.make_samples(rows, self._labels(rows))
+        return self.make_samples(rows, self._labels(rows, required=True))
 
     def _drawn(self, rows: "Dataset", count: int, seed: int) -> list[int]:
         """`count` different rows, each as likely as its size says: statistics are sums over tokens."""
@@ -54,12 +54,22 @@ class Classification(Task):
         """How much each of `rows` has to say, [n], above 0; None where they are all alike."""
         return None
 
-    def _labels(self, rows: "Dataset") -> np.ndarray | None:
-        if not self.data.columns.get("label"):
+    def _labels(self, rows: "Dataset", required: bool) -> np.ndarray | None:
+        """Class indices, [n]; None where the project says that there are none, and, unless `required`, where none are."""
+        name = self.data.columns.get("label")
+        if not name or (name not in rows.column_names and not required):
             return None
-        name = column(rows, "label", self.data.columns, self.data.path)
+        values = list(rows[column(rows, "label", self.data.columns, self.data.path)])
+        missing = values.count(None)
+        if missing == len(values) and not required:
+            return None
+        if missing:
+            raise InputError(
+                f"data {self.data.path!r}: {missing} of {len(values)} samples have no {name!r}: leave them out, or do "
+                "without labels (`init --unlabelled`)"
+            )
         indices = class_indices(
-            list(rows[name]), rows.features[name], self.config.label2id, self.config.num_labels, self.data.path
+            values, rows.features[name], self.config.label2id, self.config.num_labels, self.data.path
         )
         return np.asarray(indices, dtype=np.int64)
 

@@ -56,7 +56,7 @@ def _unreadable(path: str, is_local: bool, error: Exception) -> InputError:
 
 
 def _open_local(local: Path) -> "DatasetDict":
-    from datasets import load_dataset
+    from datasets import DatasetDict, load_dataset
 
     files = [local] if local.is_file() else sorted(file for file in local.iterdir() if file.suffix in BUILDERS)
     if local.is_file() and local.suffix not in BUILDERS:
@@ -70,7 +70,11 @@ def _open_local(local: Path) -> "DatasetDict":
         raise InputError(f"{local}: holds files of several kinds ({', '.join(sorted(kinds))}); keep one, or name one file")
     by_split = {"train": str(local)} if local.is_file() else {file.stem: str(file) for file in files}
     options = {"sep": "\t"} if files[0].suffix == ".tsv" else {}
-    return load_dataset(kinds.pop(), data_files=by_split, **options)
+    kind = kinds.pop()
+    # one by one: splits need not have the same columns, as where the evaluation split alone has labels
+    return DatasetDict(
+        {name: load_dataset(kind, data_files={name: file}, split=name, **options) for name, file in by_split.items()}
+    )
 
 
 def _open_images(local: Path) -> "DatasetDict":

@@ -281,7 +281,10 @@ def test_plan_for_another_model(pruned_dir):
 def test_weights_that_the_plan_does_not_describe(pruned_dir):
     change_weights(pruned_dir, lambda weights: weights.pop("classifier.bias"))
     change_json(pruned_dir / PLAN_FILE, weights_sha256=sha256_of(pruned_dir / WEIGHTS_FILE))
-    assert "does not fit the plan" in refusal(load, pruned_dir)
+    message = refusal(load, pruned_dir)
+    assert "does not fit the plan" in message
+    assert "classifier.bias" in message
+    assert message.endswith("make both with `prune2deploy prune`")
 
 
 def test_pruned_weights_with_nan(pruned_dir):
