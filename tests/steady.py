@@ -117,6 +117,13 @@ def refused(result, *needles, code=2):
     return lines[-1]
 
 
+def rewrite(file, old, new):
+    """Put `new` for `old` in `file`, which has to hold it: an edit that changes nothing tests nothing."""
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
+
+
 def files_in(root):
     """Content of every file below `root` outside hidden folders; half-written files count wherever they are."""
     found = {}

@@ -131,6 +131,12 @@ def test_label_that_the_model_does_not_know(label, here, project, bert_dir, tmp_
     refuses(here, PRUNE, "is not one of the model's 3 classes (art, sport, war)")
 
 
+def test_sample_without_a_label(here, project, bert_dir, tmp_path):
+    tiny.write_jsonl(tmp_path / "labels.jsonl", [*tiny.text_rows(20, seed=0), {"text": "the song", "label": None}])
+    project(bert_dir, tmp_path / "labels.jsonl", data_evaluation="train")
+    refuses(here, PRUNE, "1 of 21 samples have no 'label'")
+
+
 def test_too_few_samples(here, project, bert_dir, tmp_path):
     tiny.write_jsonl(tmp_path / "few.jsonl", tiny.text_rows(8, seed=0))
     project(bert_dir, tmp_path / "few.jsonl", data_calibration="train[:50%]", data_evaluation="train[50%:]")

@@ -1,9 +1,7 @@
 """Places that nothing can be written to, and names that no entry of a repository can have."""
 
 import pytest
-from steady import cli, files_in, refused
-
-from prune2deploy.config import load_project
+from steady import cli, files_in, refused, rewrite
 
 pytest_plugins = ("made",)
 
@@ -32,12 +30,10 @@ def test_name_that_no_entry_can_have(name, work_pruned, clock):
     assert contents(work_pruned.parent) == before
 
 
-def test_model_directory_that_is_this_one_has_a_name(work_pruned, bert_dir, clock):
+def test_model_directory_that_is_this_one_has_a_name(work_pruned, bert_made, bert_dir, clock):
     for file in bert_dir.iterdir():
         (work_pruned / file.name).write_bytes(file.read_bytes())
-    file = work_pruned / "prune2deploy.toml"
-    model = load_project(file).model
-    file.write_text(file.read_text(encoding="utf-8").replace(model, "."), encoding="utf-8")
+    rewrite(work_pruned / "prune2deploy.toml", bert_made.project.model, ".")
     result = cli("export")
     assert result.exit_code == 0, result.stderr
     assert [path.name for path in (work_pruned / "model_repository").iterdir()] == [work_pruned.name]

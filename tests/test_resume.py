@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import tiny
-from steady import BLOCKS, CANDIDATE, answer, cli, files_in, refused
+from steady import BLOCKS, CANDIDATE, answer, cli, files_in, refused, rewrite
 
 from prune2deploy import closed_loop
 from prune2deploy.models.checkpoint import PLAN_FILE
@@ -108,9 +108,7 @@ def test_another_run_does_not_take_what_this_one_left(other, work, clock, monkey
 def test_run_on_data_that_changed_does_not_take_what_was_left(work, bert_made, clock, monkeypatch):
     original = bert_made.project.data.path  # of the process that made the project, which may be another
     data = shutil.copytree(original, work / "data")
-    text = (work / "prune2deploy.toml").read_text(encoding="utf-8")
-    assert original in text
-    (work / "prune2deploy.toml").write_text(text.replace(original, "data"), encoding="utf-8")
+    rewrite(work / "prune2deploy.toml", original, "data")
     stopped(monkeypatch, closed_loop, "export", *RUN)
     tiny.write_jsonl(data / "train.jsonl", tiny.text_rows(40, seed=9))
     prunes = counted(monkeypatch, Workbench, "prune_to")
@@ -189,9 +187,7 @@ def test_damaged_statistics_are_taken_again(work, statistics, monkeypatch):
 
 def test_other_calibration_samples_need_other_statistics(work, statistics, monkeypatch):
     passes = counted(monkeypatch, moments, "passes")
-    text = (work / "prune2deploy.toml").read_text(encoding="utf-8")
-    assert "seed = 0" in text
-    (work / "prune2deploy.toml").write_text(text.replace("seed = 0", "seed = 1"), encoding="utf-8")
+    rewrite(work / "prune2deploy.toml", "seed = 0", "seed = 1")
     answer(cli(*HALF, "--json"))
     assert len(passes) == 1
     assert len(list((work / ".prune2deploy" / "prune").rglob("moments"))) == 2

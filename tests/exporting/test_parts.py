@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from steady import answer, cli, files_in, refused
+from steady import answer, cli, files_in, refused, rewrite
 from tiny import loaded_task
 from transformers import AutoImageProcessor
 
@@ -27,6 +27,10 @@ SERVED = ["--serve", "python", "--with-tokenizer", "--name", "topics", "--json"]
 def served(work_pruned, clock):
     report = answer(cli("export", *SERVED))
     return work_pruned, report
+
+
+def ensemble(repository):
+    return repository / "topics_text" / "config.pbtxt"
 
 
 def text_preprocessor(task, directory, workload=()):
@@ -142,7 +146,7 @@ def test_next_version_leaves_the_steps_alone(served):
 def test_validate_sees_a_changed_tokenizer(served):
     work, _ = served
     file = work / "model_repository" / "topics_preprocess" / "1" / "tokenizer.json"
-    file.write_text(file.read_text().replace("##ing", "##ong"))
+    rewrite(file, "##ing", "##ong")
     found = answer(cli("validate", work / "model_repository" / "topics", "--json"), code=1)
     failed = {check["name"]: check["detail"] for check in found["checks"] if not check["passed"]}
     assert failed == {"preprocess step topics_preprocess": "1/tokenizer.json was changed"}
@@ -164,8 +168,7 @@ def test_validate_of_a_step_names_the_model(served):
 def test_a_step_that_was_made_otherwise_is_not_replaced(served):
     work, _ = served
     before = files_in(work / "model_repository")
-    text = (work / "prune2deploy.toml").read_text()
-    (work / "prune2deploy.toml").write_text(text.replace("[data]", "[data]\nmax_length = 20"))
+    rewrite(work / "prune2deploy.toml", "[data]", "[data]\nmax_length = 20")
     needle = "topics_preprocess is there and does something else: export under another --name"
     refused(cli("export", *SERVED[:-1]), needle)
     # without its tokenizer either: the ensemble that is there would give the new version the wrong tokens
@@ -176,8 +179,7 @@ def test_a_step_that_was_made_otherwise_is_not_replaced(served):
 def test_a_wrong_step_stops_the_export(work_pruned, clock, monkeypatch):
     real = parts.SERVED
     broken = shutil.copytree(real, work_pruned / "served")
-    code = (broken / "text.py").read_text()
-    (broken / "text.py").write_text(code.replace("encoding.ids,", "encoding.ids[::-1],"))
+    rewrite(broken / "text.py", "encoding.ids,", "encoding.ids[::-1],")
     monkeypatch.setattr(parts, "SERVED", broken)
     refused(cli("export", *SERVED[:-1]), "raw samples give the same", code=1)
     assert not (work_pruned / "model_repository").exists()
@@ -205,18 +207,12 @@ def test_entry_that_is_missing_is_told_by_the_others(gone, kind, served):
 ENSEMBLE = {
     "step gone": (lambda repository: shutil.rmtree(repository / "topics_labels"), "step 'topics_labels' is not in this"),
     "other tensor": (
-        lambda repository: rewrite(repository / "topics_text", 'key: "input_ids"', 'key: "ids"'), "gives no 'ids'"
+        lambda repository: rewrite(ensemble(repository), 'key: "input_ids"', 'key: "ids"'), "gives no 'ids'"
     ),
     "other type": (
-        lambda repository: rewrite(repository / "topics_text", "TYPE_FP32", "TYPE_INT64"), "is int64 [3], and gets float32"
+        lambda repository: rewrite(ensemble(repository), "TYPE_FP32", "TYPE_INT64"), "is int64 [3], and gets float32"
     ),
 }  # fmt: skip
-
-
-def rewrite(entry, old, new):
-    text = (entry / "config.pbtxt").read_text()
-    assert old in text
-    (entry / "config.pbtxt").write_text(text.replace(old, new, 1))
 
 
 @pytest.mark.parametrize("damage", ENSEMBLE)

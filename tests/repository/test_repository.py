@@ -5,7 +5,7 @@ import time
 import packages
 import pytest
 from packages import flip
-from steady import answer, cli, files_in, refused
+from steady import answer, cli, files_in, refused, rewrite
 
 from prune2deploy.errors import InputError
 from prune2deploy.repository.check import check_repository
@@ -219,12 +219,6 @@ def swap(first, second):
     first.rename(between)
     second.rename(first)
     between.rename(second)
-
-
-def rewrite(file, old, new):
-    text = file.read_text()
-    assert old in text
-    file.write_text(text.replace(old, new))
 
 
 DAMAGE = {
