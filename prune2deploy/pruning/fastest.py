@@ -30,7 +30,8 @@ def fastest(shelf: Shelf, max_loss: float) -> Path:
     while fast / slow > PRECISE:
         speedup = round((slow * fast) ** 0.5, 2)  # as somebody would ask for it
         left = math.ceil(math.log2(math.log(fast / slow) / math.log(PRECISE)))
-        workbench.progress.note(f"between {slow:.3g}× and {fast:.3g}×, at most {left} models to go; now {speedup:g}×")
+        models = "model" if left == 1 else "models"
+        workbench.progress.note(f"between {slow:.3g}× and {fast:.3g}×, at most {left} {models} to go; now {speedup:g}×")
         try:
             directory = shelf.at(Budget(kind="speedup", value=speedup))
         except CheckFailedError as error:

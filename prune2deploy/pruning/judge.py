@@ -72,13 +72,13 @@ class Stages:
         if kept:
             self.best = divergence
         else:
-            notes.append(f"not kept: on held-out samples the divergence rose from {self.best:.4f} to {divergence:.4f}")
+            notes.append(f"not kept: on held-out samples the divergence rose from {self.best:.3g} to {divergence:.3g}")
         self.results.append(StageResult(
             stage=stage, score=score.value, standard_error=score.standard_error, metric=score.metric, n=score.n,
             reconstruction_error=error, divergence=divergence, logit_scale=scale, kept=kept, seconds=round(seconds, 2),
             notes=notes,
         ))  # fmt: skip
-        self.progress.note(f"after {stage}: {score}, reconstruction error {error:.3f}, divergence {divergence:.4f}")
+        self.progress.note(f"after {stage}: {score}, reconstruction error {error:.3f}, divergence {divergence:.3g}")
         for note in notes:
             self.progress.note(f"{stage}: {note}")
         return kept
