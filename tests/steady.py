@@ -40,24 +40,37 @@ class SteadyEngine(OrtEngine):
     def __init__(self, session, path):
         super().__init__(session)
         self.ms = CALL_MS + MS_PER_BYTE * multiplied_bytes(path)
+        self.shapes = set()
+
+    def run(self, inputs):
+        self.shapes |= {array.shape for array in inputs.values()}
+        return super().run(inputs)
 
     def timed(self, inputs):
         def run():
             assert np.isfinite(self.run(inputs)).all()
             return self.ms
 
+        run.other_shapes = self.shapes - {array.shape for array in inputs.values()}
         return run
 
 
 @dataclass
 class Clock:
-    """Stands for `interleaved`. `asked`: what was measured so far; `factor`: of (description, engine), to slow one down."""
+    """Stands for `interleaved`.
+
+    `asked`: what was measured so far; `used`: that of it where an engine had run other shapes; `factor`: of
+    (description, engine), to slow one down.
+    """
 
     asked: list[str] = field(default_factory=list)
+    used: list[str] = field(default_factory=list)
     factor: Callable[[str, str], float] = lambda description, name: 1.0
 
     def interleaved(self, runs, reference, rounds, progress, description, seed=0, device="cpu"):
         self.asked.append(description)
+        if any(timed.other_shapes for timed in runs.values()):
+            self.used.append(description)
         ms = {name: timed() * self.factor(description, name) for name, timed in runs.items()}
         return {
             name: Timing(each, 0.01, each, each, rounds, each / ms[reference], 1e-5, 0.02) for name, each in ms.items()

@@ -157,6 +157,13 @@ def test_package_passes_its_own_validation(made, clock):
     assert any(reason.startswith("task metric and speedup: no project file") for reason in away.not_checked)
 
 
+def test_what_is_timed_has_run_no_other_shape(work_pruned, clock):
+    package = answer(cli("export", "--json"))["path"]
+    answer(cli("validate", package, "--json"))
+    assert [asked.split(",")[0] for asked in clock.asked] == ["plain against fused graph", FINAL, "measuring latency"]
+    assert clock.used == []
+
+
 def test_an_engine_that_scores_otherwise_than_at_export_does_not_validate(made, clock, tmp_path):
     package = shutil.copytree(made.package, tmp_path / made.package.name)
     manifest = read_manifest(package / "1")
