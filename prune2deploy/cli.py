@@ -1,5 +1,6 @@
 """The command line: parse, call the stage of the same name, print."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,6 +85,10 @@ def init(
     evaluation: Annotated[str | None, typer.Option(help="Split to measure the task metric on.")] = None,
     samples: Annotated[int | None, typer.Option(help="Calibration samples; 2048 by default.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Cut texts to this many tokens.")] = None,
+    client_side: Annotated[
+        bool, typer.Option("--client-side", help="Clients send token ids or pixels: no server is to make them.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Go on where labels and model do not seem to fit.")] = False,
     batch: Batches = None,
     seq_len: Lengths = None,
     cpu: Cpu = False,
@@ -105,11 +110,20 @@ def init(
     if points := points_of(batch, seq_len):
         settings["workload"] = points
     columns = {role: name for role, name in roles.items() if name is not None}
-    project, path = stage(model, data, Path.cwd(), task, columns, (calibration, evaluation), settings)
+    progress = RichProgress()
+    found = stage(model, data, Path.cwd(), task, columns, (calibration, evaluation), settings, client_side, force, progress)
+    for note in found.notes:
+        progress.note(note)
+    project, score = found.project, found.dense
     if as_json:
-        print_json({"path": str(path), "project": project.model_dump(mode="json", exclude_none=True)})
+        print_json({"path": str(found.path), "project": project.model_dump(mode="json", exclude_none=True),
+                    "pipeline": str(found.testimony), "dense": asdict(score) if score else None,
+                    "notes": found.notes})  # fmt: skip
         return
-    typer.echo(f"{path.name} written: {project.task}, calibration on {project.data.calibration!r}, "
+    progress.note(f"transformers' pipeline: {found.testimony}")
+    if score:
+        progress.note(f"the dense model: {score}")
+    typer.echo(f"{found.path.name} written: {project.task}, calibration on {project.data.calibration!r}, "
                f"evaluation on {project.data.evaluation!r}, columns {project.data.columns}")  # fmt: skip
 
 

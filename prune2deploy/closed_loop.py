@@ -7,7 +7,8 @@ from prune2deploy.budget import Budget, refuse_silly_loss
 from prune2deploy.config import Project
 from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError, LossExceededError
 from prune2deploy.exporting.stage import export, refuse_other
-from prune2deploy.models.checkpoint import load_config, read_pruned_record, resolve_model
+from prune2deploy.models.checkpoint import read_pruned_record, resolve_model
+from prune2deploy.models.configuration import load_config
 from prune2deploy.models.registry import family_of
 from prune2deploy.profiling.stage import profile
 from prune2deploy.profiling.table import check_matches, read_table, table_path

@@ -8,7 +8,7 @@ import tomli_w
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from prune2deploy.errors import InputError
-from prune2deploy.files import Record, first_problem, write_text
+from prune2deploy.files import Record, first_problem, seen_from, write_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -145,7 +145,7 @@ class Project(Record):
 
     def resolve(self, path: str | Path) -> Path:
         """`path` as seen from the project file."""
-        return self.root / Path(path).expanduser()
+        return seen_from(self.root, path)
 
     @property
     def profiles(self) -> Path:

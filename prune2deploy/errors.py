@@ -16,6 +16,10 @@ class InputError(Prune2DeployError):
     """Something the user gave (a file, an option, a model, data) cannot be used."""
 
 
+class NotServableError(InputError):
+    """A server cannot make the model's inputs of texts or images; clients, who send inputs, are not concerned."""
+
+
 class MissingPackageError(Prune2DeployError):
     """An optional package is not installed."""
 

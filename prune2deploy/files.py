@@ -112,6 +112,15 @@ def pretty_json(value: object, indent: int = 0) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
+def seen_from(root: Path, path: str | Path) -> Path:
+    """`path` as seen from `root`; what begins with `~` is in a home, where there is that home."""
+    text = str(path)
+    try:
+        return root / (Path(text).expanduser() if text.startswith("~") else text)
+    except RuntimeError:  # nobody is called so
+        return root / text
+
+
 def refuse_existing(target: Path) -> None:
     """Raise InputError where `target` exists: what stands there may be somebody's work."""
     if target.exists() or target.is_symlink():

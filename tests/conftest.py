@@ -47,18 +47,18 @@ def vit_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def text_data(tmp_path_factory):
+def text_data(bert_dir, tmp_path_factory):
     directory = tmp_path_factory.mktemp("texts")
-    tiny.write_jsonl(directory / "train.jsonl", tiny.text_rows(40, seed=0))
-    tiny.write_jsonl(directory / "validation.jsonl", tiny.text_rows(24, seed=1))
+    tiny.write_jsonl(directory / "train.jsonl", tiny.taught(bert_dir, tiny.text_rows(40, seed=0)))
+    tiny.write_jsonl(directory / "validation.jsonl", tiny.taught(bert_dir, tiny.text_rows(24, seed=1)))
     return directory
 
 
 @pytest.fixture(scope="session")
-def pair_data(tmp_path_factory):
+def pair_data(bert_dir, tmp_path_factory):
     directory = tmp_path_factory.mktemp("pairs")
-    tiny.write_jsonl(directory / "train.jsonl", tiny.pair_rows(32, seed=2))
-    tiny.write_jsonl(directory / "validation.jsonl", tiny.pair_rows(16, seed=3))
+    tiny.write_jsonl(directory / "train.jsonl", tiny.taught(bert_dir, tiny.pair_rows(32, seed=2)))
+    tiny.write_jsonl(directory / "validation.jsonl", tiny.taught(bert_dir, tiny.pair_rows(16, seed=3)))
     return directory
 
 

@@ -52,7 +52,8 @@ def make(family, model, data, root, commands, profiles):
             return real(project, directory, *args, **kwargs)
 
         patch.setattr(closed_loop, "export", keeping)
-        points = ["--batch", 2, *([] if family == "vit" else ["--seq-len", 8])]
+        # the labels of the tiny images say nothing
+        points = ["--batch", 2, *(["--force"] if family == "vit" else ["--seq-len", 8])]
         said = {"init": answer(cli(
             "init", model, "--data", data, *points, "--threads", 1, "--samples", 16, "--json"
         ))}  # fmt: skip

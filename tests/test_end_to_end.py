@@ -96,7 +96,8 @@ def test_report_says_what_was_reached(made):
     }  # fmt: skip
     assert report.headline in page
     assert {check.name for check in report.checks} == {
-        "ONNX equals PyTorch", "any batch, any length", "budget of 1.5× speedup", "Triton entry", "valid ONNX"
+        "ONNX equals PyTorch", "any batch, any length", "budget of 1.5× speedup", "Triton entry", "valid ONNX",
+        "dense model as transformers' pipeline has it", "package answers as transformers' pipeline",
     }  # fmt: skip
     assert 1.5 <= report.speedup <= 1.5 / 0.9
     assert report.latency_pruned.ms <= report.limit_ms == pytest.approx(report.latency_dense.ms / 1.5)
@@ -216,8 +217,8 @@ def test_commands_answer_people_too(work_pruned, bert_made, clock):
     lines = result.stdout.splitlines()
     assert lines[0].startswith("topics: ")
     assert f"({report_of(bert_made.package).speedup:.2f}×)" in lines[0]
-    assert [line.split()[0] for line in lines[1:6]] == ["passed"] * 5
-    assert lines[6:] == ["package model_repository/topics, version 1", "report  model_repository/topics/1/report.html"]
+    assert [line.split()[0] for line in lines[1:8]] == ["passed"] * 7
+    assert lines[8:] == ["package model_repository/topics, version 1", "report  model_repository/topics/1/report.html"]
     assert config_of(work_pruned / "model_repository" / "topics").name == "topics" != name
 
     result = cli("validate", "model_repository/topics")

@@ -5,10 +5,13 @@ import sys
 import pytest
 import tiny
 from steady import answer, cli, files_in, refused
+from transformers import pipeline
 
 import prune2deploy
 from prune2deploy.config import load_project
 from prune2deploy.models.checkpoint import PLAN_FILE
+from prune2deploy.serving.served import text as served_text
+from prune2deploy.tasks import text_classification
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -72,7 +75,7 @@ def test_pairs_of_texts(here, bert_dir, pair_data):
 
 
 def test_images(here, vit_dir, image_data):
-    result = cli("init", vit_dir, "--data", image_data)
+    result = cli("init", vit_dir, "--data", image_data, "--force")  # its labels say nothing
     assert result.exit_code == 0, result.stderr
     values = written(here)
     assert values["task"] == "image-classification"
@@ -102,7 +105,7 @@ def test_every_option_is_written_down(here, bert_dir, tmp_path):
     result = cli(
         "init", bert_dir, "--data", data, "--task", "text-classification", "--text", "headline", "--text-pair", "body",
         "--label", "topic", "--calibration", "fit[:50%]", "--evaluation", "check", "--samples", 64, "--max-length", 24,
-        "--batch", 1, "--batch", 8, "--seq-len", 16, "--cpu", "--threads", 3,
+        "--batch", 1, "--batch", 8, "--seq-len", 16, "--cpu", "--threads", 3, "--force",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     values = written(here)
@@ -141,7 +144,7 @@ def test_calibration_split_may_have_no_labels(row, here, bert_dir, tmp_path):
     data = tmp_path / "mixed"
     data.mkdir()
     tiny.write_jsonl(data / "train.jsonl", [row] * 20)
-    tiny.write_jsonl(data / "validation.jsonl", tiny.text_rows(12, seed=1))
+    tiny.write_jsonl(data / "validation.jsonl", tiny.taught(bert_dir, tiny.text_rows(12, seed=1)))
     answer(cli("init", bert_dir, "--data", data, *SHORT, "--json"))
     assert written(here)["data"]["columns"] == {"text": "text", "label": "label"}
     task = tiny.loaded_task(load_project())[1]
@@ -152,9 +155,77 @@ def test_calibration_split_may_have_no_labels(row, here, bert_dir, tmp_path):
 
 def test_from_python(here, bert_dir, text_data):
     settings = {"workload": [{"batch": 2, "seq_len": 8}]}
-    project, path = prune2deploy.init(str(bert_dir), str(text_data), here, settings=settings)
-    assert path == here / TOML
-    assert load_project(path) == project
+    found = prune2deploy.init(str(bert_dir), str(text_data), here, settings=settings)
+    assert found.path == here / TOML
+    assert load_project(found.path) == found.project
+    assert found.testimony.objection is None
+    assert found.testimony.samples > 8
+    assert found.dense.value > 60
+
+
+# what it checks against transformers' own pipeline, and against the labels
+
+
+def test_what_was_found_out_is_told(here, bert_dir, text_data):
+    said = answer(cli("init", bert_dir, "--data", text_data, *SHORT, "--json"))
+    assert said["pipeline"].startswith("logits differ by at most ")
+    rows = [json.loads(line) for line in (text_data / "validation.jsonl").read_text(encoding="utf-8").splitlines()]
+    classify = pipeline("text-classification", model=str(bert_dir))
+    right = sum(classify(row["text"])[0]["label"] == row["label"] for row in rows)
+    assert said["dense"]["value"] == pytest.approx(100 * right / len(rows))
+    (here / TOML).unlink()
+    told = cli("init", bert_dir, "--data", text_data, *SHORT).stderr
+    assert "transformers' pipeline: logits differ by at most" in told
+    assert f"{said['dense']['value']:.2f} ± " in told
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_labels_that_do_not_fit_the_model(turn, here, bert_dir, tmp_path):
+    for split in ("train", "validation"):
+        rows = tiny.taught(bert_dir, tiny.text_rows(40, seed=len(split)))
+        for row in rows:
+            row["label"] = tiny.TOPICS[(tiny.TOPICS.index(row["label"]) + turn) % 3]
+        tiny.write_jsonl(tmp_path / f"{split}.jsonl", rows)
+    asked = ("init", bert_dir, "--data", tmp_path, *SHORT)
+    refused(cli(*asked), "labels and model do not fit together", "accuracy", "one answer to everything", "--force")
+    assert files_in(here) == {}
+    answer(cli(*asked, "--force", "--json"))
+
+
+def test_reading_that_is_not_the_pipelines_is_refused(here, bert_dir, text_data, monkeypatch):
+    real = text_classification.encode
+
+    def shouting(tokenizer, columns, *others):
+        return real(tokenizer, [[text.replace("k", "c") for text in column] for column in columns], *others)
+
+    monkeypatch.setattr(text_classification, "encode", shouting)
+    told = ("validation.jsonl, line ", "transformers' pipeline gives '", "and our reading of model and data gives '")
+    refused(cli("init", bert_dir, "--data", text_data, *SHORT), *told)
+    assert files_in(here) == {}
+
+
+def test_serving_that_is_not_the_pipelines_is_refused_before_any_work(here, bert_dir, text_data, monkeypatch):
+    monkeypatch.setattr(served_text, "decoded", lambda text: text.decode().replace("[MASK]", "king"))
+    asked = ("init", bert_dir, "--data", text_data, *SHORT)
+    told = ("the tokenizer's own tokens: transformers' pipeline gives", "and what a server runs gives", "--client-side")
+    refused(cli(*asked), *told)
+    assert files_in(here) == {}
+    answer(cli(*asked, "--client-side", "--json"))
+
+
+def test_options_of_the_model_that_nothing_reads_are_told(here, dense_copy, text_data):
+    config = json.loads((dense_copy / "config.json").read_text(encoding="utf-8"))
+    (dense_copy / "config.json").write_text(json.dumps({**config, "norm_first": True}), encoding="utf-8")
+    assert "norm_first" in answer(cli("init", dense_copy, "--data", text_data, *SHORT, "--json"))["notes"][0]
+
+
+def test_splits_and_files_that_are_not_used_are_told(here, bert_dir, text_data, tmp_path):
+    data = shutil.copytree(text_data, tmp_path / "data")
+    shutil.copy(data / "validation.jsonl", data / "test.jsonl")
+    (data / "more.xlsx").write_bytes(b"PK")
+    notes = answer(cli("init", bert_dir, "--data", data, *SHORT, "--json"))["notes"]
+    assert any("more.xlsx" in note for note in notes)
+    assert any("test" in note and "not used" in note for note in notes)
 
 
 # what it refuses
@@ -251,7 +322,7 @@ def test_columns_that_cannot_be_guessed(here, bert_dir, tmp_path):
     tiny.write_jsonl(tmp_path / "odd.jsonl", [{"words": "the king won", "label": 1}] * 20)
     data = ("--data", tmp_path / "odd.jsonl", *SHORT)
     refuses(here, cli("init", bert_dir, *data), "which column is the text? Name it with --text; it has: words, label")
-    answer(cli("init", bert_dir, *data, "--text", "words", "--json"))
+    answer(cli("init", bert_dir, *data, "--text", "words", "--force", "--json"))
     assert load_project().data.columns == {"text": "words", "label": "label"}
 
 

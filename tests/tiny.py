@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
+    AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
     PreTrainedTokenizerFast,
@@ -96,6 +97,19 @@ def pair_rows(count, seed):
         {"sentence1": sentence(rng), "sentence2": sentence(rng), "label": rng.randrange(len(TOPICS))}
         for _ in range(count)
     ]
+
+
+def taught(model_dir, rows):
+    """`rows` with the labels that the model itself gives them, but for every fourth, so that it is often right."""
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    model = BertForSequenceClassification.from_pretrained(model_dir).eval()
+    for number, row in enumerate(rows):
+        if number % 4:
+            texts = [value for name, value in row.items() if name != "label"]
+            with torch.no_grad():
+                index = int(model(**tokenizer(*texts, return_tensors="pt")).logits.argmax())
+            row["label"] = index if isinstance(row["label"], int) else TOPICS[index]
+    return rows
 
 
 def save_images(directory, count=12):

@@ -24,6 +24,7 @@ from prune2deploy.runtimes.base import Engine
 from prune2deploy.tasks.base import Arrays, Task
 from prune2deploy.validation.assess import TOLERANCES, equality_check
 from prune2deploy.validation.record import Check
+from prune2deploy.validation.witness import Preprocessor
 
 SERVED = Path(__file__).parent.parent / "serving" / "served"
 REQUIREMENTS_FILE = "requirements.txt"
@@ -99,10 +100,14 @@ def _seal(entry: Path, model: str, role: Role, requirements: list[str]) -> None:
     write_sealed(part, entry / "1")
 
 
-def raw_check(preprocess: Path, task: Task, engine: Engine, wanted: np.ndarray) -> Check:
-    """Whether `engine` makes `wanted` of raw samples that come through the files in the staged entry `preprocess`."""
+def staged_preprocessor(preprocess: Path) -> Preprocessor:
+    """What the staged entry `preprocess` does to raw samples, by the files in it."""
+    return _module(preprocess / "1" / "preprocessing.py").Preprocessor(preprocess / "1")
+
+
+def raw_check(preprocessor: Preprocessor, task: Task, engine: Engine, wanted: np.ndarray) -> Check:
+    """Whether `engine` makes `wanted` of raw samples that come through `preprocessor`."""
     raw = task.raw(len(wanted))
-    preprocessor = _module(preprocess / "1" / "preprocessing.py").Preprocessor(preprocess / "1")
     rows: list[np.ndarray] = []
     for index in range(len(wanted)):
         inputs: Arrays = preprocessor({name: [column[index]] for name, column in raw.items()})

@@ -10,8 +10,17 @@ from prune2deploy.budget import Budget, refuse_silly_loss
 from prune2deploy.config import Project, Target
 from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError, LossExceededError, UnstableMeasurementError
 from prune2deploy.exporting.fuse import GAIN, fuse
-from prune2deploy.exporting.parts import part_names, publish_parts, raw_check, refuse_other_parts, serve_python, write_parts
+from prune2deploy.exporting.parts import (
+    part_names,
+    publish_parts,
+    raw_check,
+    refuse_other_parts,
+    serve_python,
+    staged_preprocessor,
+    write_parts,
+)
 from prune2deploy.exporting.releases import release_named, server_check
+from prune2deploy.exporting.witnessed import refuse_unservable, witness_checks
 from prune2deploy.files import sha256_of, write_record, write_text
 from prune2deploy.models.checkpoint import (
     PrunedRecord,
@@ -77,6 +86,8 @@ def export(
         raise InputError(f"{pruned} was pruned from {record.provenance.source}, and {project.model} is another model")
     dense, small = load_dense(directory), load(pruned)
     task = task_of(project, directory, dense.config)
+    if project.serving.with_tokenizer:
+        refuse_unservable(task, project)
     runtime = runtime_for(project.target, Shapes(project.workload, task.axis_limits()), project.state)
     if project.target.cuda_graphs:
         progress.note("measured with CUDA graphs, which a server replays for TensorRT only: it will be slower there")
@@ -159,10 +170,12 @@ def judge(
     graph = version / BACKENDS[subject.project.backend].graph
     report = assess(subject, runtime, seconds, progress)
     checks = [onnx_check(graph), entry_check(staged, version.name, subject.name)]
-    if parts:
+    plain, preprocessor = OnnxRuntime(Target()).load(graph), staged_preprocessor(parts[0]) if parts else None
+    if preprocessor:
         some = evaluation.select(list(range(min(SAMPLES, len(evaluation)))))
         wanted = outputs_of(torch_run(subject.pruned), some)
-        checks += [raw_check(parts[0], subject.task, OnnxRuntime(Target()).load(graph), wanted), *part_checks(staged)]
+        checks += [raw_check(preprocessor, subject.task, plain, wanted), *part_checks(staged)]
+    checks += witness_checks(subject, plain, evaluation, preprocessor)
     for check in [*checks, *server_checks(subject.project, runtime)]:
         report = with_check(report, check)
     write_record(version / "report.json", report)

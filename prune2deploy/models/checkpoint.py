@@ -1,7 +1,6 @@
 """Loading dense models with care, and saving and loading shrunk ones."""
 
 import hashlib
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,12 +9,14 @@ from pydantic import Field
 
 from prune2deploy.budget import Budget
 from prune2deploy.errors import InputError
-from prune2deploy.files import Record, read_record, sha256_of, share, write_record
+from prune2deploy.files import Record, read_record, seen_from, sha256_of, share, write_record
+from prune2deploy.models.configuration import load_config
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import family_of
+from prune2deploy.models.weights import refuse_unfit, weight_files
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 PLAN_FILE = "prune2deploy.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -24,6 +25,8 @@ PROCESSOR_PATTERNS = (
     "tokenizer*.json", "vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
     "spiece.model", "sentencepiece.bpe.model", "preprocessor_config.json", "processor_config.json",
 )
+# small files that say whether there is more to a model than its weights
+BESIDE_PATTERNS = ("adapter_config.json", "head_config.json", "modules.json")
 
 
 class StageResult(Record):
@@ -100,7 +103,7 @@ def resolve_model(name: str, root: Path) -> Path:
 
     Raises InputError where there is neither.
     """
-    local = root / Path(name).expanduser()
+    local = seen_from(root, name)
     if local.is_dir():
         return local
     if local.exists():
@@ -109,7 +112,7 @@ def resolve_model(name: str, root: Path) -> Path:
         raise InputError(f"{local}: no such model directory")
     from huggingface_hub import snapshot_download
 
-    patterns = ["config.json", "*.safetensors", "*.safetensors.index.json", *PROCESSOR_PATTERNS]
+    patterns = ["config.json", "*.safetensors", "*.safetensors.index.json", *BESIDE_PATTERNS, *PROCESSOR_PATTERNS]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:  # the hub client raises many kinds; each means that the model is not to be had
@@ -117,32 +120,6 @@ def resolve_model(name: str, root: Path) -> Path:
         raise InputError(
             f"model {name!r}: no directory of that name here, and the hub did not give it: {reason[:200]}"
         ) from None
-
-
-def load_config(directory: Path) -> "PretrainedConfig":
-    """The configuration of the model in `directory`; raises InputError when it is missing or not supported."""
-    from transformers import AutoConfig
-
-    path = directory / "config.json"
-    if not path.is_file():
-        raise InputError(f"{directory}: no config.json here; a model directory has one, beside model.safetensors")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        model_type = values["model_type"]
-    except (ValueError, OSError, KeyError, TypeError):
-        raise InputError(f"{path}: not a transformers configuration (no readable `model_type`)") from None
-    try:
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
-    except Exception as error:  # transformers raises whatever its validators raise
-        raise InputError(f"{path}: not usable as a {model_type} configuration: {str(error).splitlines()[0]}") from None
-    family = family_of(config)
-    architecture = (config.architectures or ["none"])[0]
-    if architecture not in family.architectures:
-        raise InputError(
-            f"{path}: the model is a {architecture}; supported for {model_type} are: {', '.join(family.architectures)}"
-            " (fine-tune it for a task first)"
-        )
-    return config
 
 
 def refuse_pruned(directory: Path) -> None:
@@ -161,23 +138,18 @@ def load_dense(directory: Path) -> "PreTrainedModel":
 
     config = load_config(directory)
     refuse_pruned(directory)
-    weights = sorted(directory.glob("*.safetensors"))
-    if not weights:
-        others = sorted(path.name for path in directory.glob("*.bin"))
-        found = f" ({others[0]} is a pickle, which is never loaded: convert it to safetensors)" if others else ""
-        raise InputError(f"{directory}: no safetensors weights here{found}")
+    weight_files(directory, config)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
         model, loading = getattr(transformers, config.architectures[0]).from_pretrained(
             directory, config=config, dtype=torch.float32, attn_implementation="eager", use_safetensors=True,
-            trust_remote_code=False, output_loading_info=True,
+            trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True,
         )
     except Exception as error:  # safetensors, torch and transformers each raise their own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{directory}: the weights cannot be loaded: {reason}") from None
-    if missing := sorted(loading["missing_keys"]):
-        raise InputError(f"{directory}: the weights lack {missing[0]} ({len(missing)} missing in all); is it fine-tuned?")
+    refuse_unfit(model, loading, directory)
     _refuse_non_finite(model, directory)
     return model.eval().requires_grad_(False)
 

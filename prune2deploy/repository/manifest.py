@@ -159,7 +159,10 @@ def entry_name(name: str | None, project: Project) -> str:
     """The name of an entry: `name`, or else the model's; raises InputError where a repository cannot have it."""
     if name is None:
         local = project.resolve(project.model)
-        name = re.sub(r"[^\w.-]+", "_", (local.resolve() if local.is_dir() else Path(project.model)).name).strip("._-")
+        model = (local.resolve() if local.is_dir() else Path(project.model)).name
+        name = re.sub(r"[^\w.-]+", "_", model, flags=re.ASCII).strip("._-")
+        if not name:
+            raise InputError(f"the model's directory {model!r} makes no name for an entry: give one with --name")
     if not ENTRY_NAME.fullmatch(name):
         raise InputError(f"--name {name!r}: use letters, digits, '_', '-' and '.', the first a letter or digit")
     return name

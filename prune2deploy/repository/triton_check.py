@@ -89,7 +89,8 @@ def _label_problems(entry: Path, output: Any) -> list[str]:
     file = entry / output.label_filename
     if not file.is_file():
         return [f"{output.label_filename}: no such file, but output {output.name!r} takes its labels from it"]
-    count = len(file.read_bytes().splitlines())
+    content = file.read_bytes()
+    count = content.count(b"\n") + (content != b"" and not content.endswith(b"\n"))  # a name may hold other line ends
     if (classes := output.dims[-1] if output.dims else 0) != count:
         return [f"{output.label_filename}: {count} labels, but output {output.name!r} has {classes} classes"]
     return []

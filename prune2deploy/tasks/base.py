@@ -1,7 +1,7 @@
 """What every task offers to the stages."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -12,9 +12,10 @@ from prune2deploy.config import DataSettings, WorkloadPoint
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
 Arrays = dict[str, np.ndarray]
+RawSample = dict[str, bytes]  # by the name of the served input
 LARGEST_BATCH = 4096  # that an export promises to take
 FORWARD_TOKENS = 8192  # in a batch that only goes forward
 
@@ -200,6 +201,10 @@ class Task(ABC):
         """What the model says for each of `outputs`: stands for labels where the data has none."""
 
     @abstractmethod
+    def constant(self, labels: np.ndarray) -> np.ndarray:
+        """The outputs [n, ...] of the best model that answers everything alike, for samples with `labels` [n]."""
+
+    @abstractmethod
     def label_names(self) -> list[str]:
         """The names of the outputs, for the server's label file; empty where outputs have no names."""
 
@@ -208,5 +213,20 @@ class Task(ABC):
         """The first `count` evaluation samples as a client sends them, by the name of the served input."""
 
     @abstractmethod
+    def place(self, index: int) -> str:
+        """Where sample `index` of the evaluation split comes from, for messages: its file and line, or row."""
+
+    @abstractmethod
+    def odd(self) -> dict[str, RawSample]:
+        """Samples that are rare in data sets and come to servers all the same, by what is odd about each."""
+
+    @abstractmethod
+    def outside(self, model: "PreTrainedModel | None" = None) -> Callable[[RawSample], np.ndarray]:
+        """What transformers' own pipeline makes of one raw sample: the logits, [...]; raises whatever the pipeline raises.
+
+        `model`: None: the one in `model_dir`, loaded as anybody would load it.
+        """
+
+    @abstractmethod
     def write_preprocessing(self, directory: Path, workload: Sequence[WorkloadPoint]) -> None:
-        """Write what the preprocessing on a server reads; raises InputError where it cannot do what the model needs."""
+        """Write what the preprocessing on a server reads; raises NotServableError where no server can do it."""

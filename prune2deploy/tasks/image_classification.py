@@ -2,34 +2,43 @@
 
 import functools
 import hashlib
-from collections.abc import Sequence
+import io
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prune2deploy.config import WorkloadPoint
-from prune2deploy.errors import InputError
+from prune2deploy.data.image_columns import as_images
+from prune2deploy.data.splits import column, read_split
+from prune2deploy.errors import InputError, NotServableError
 from prune2deploy.files import pretty_json, write_text
-from prune2deploy.tasks.base import LARGEST_BATCH, Arrays, Batch, Samples
+from prune2deploy.tasks.base import LARGEST_BATCH, Arrays, Batch, RawSample, Samples
 from prune2deploy.tasks.classification import Classification, guess_label
-from prune2deploy.tasks.data import column, read_split
+from prune2deploy.tasks.odd_images import odd_images
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedModel
 
+RAW_NAME = "IMAGE"
 IMAGE_NAMES = ("image", "img", "pixel_values")
 
 
 class ImageSamples(Samples):
-    """Images, decoded and preprocessed when a batch needs them: thousands would not fit into memory."""
+    """Images, decoded and preprocessed when a batch needs them: thousands would not fit into memory.
 
-    def __init__(self, rows: "Dataset", image_column: str, labels: np.ndarray | None, processor: Any, where: str):
+    `rows`, of `split`, have images that are not decoded.
+    """
+
+    def __init__(self, task: "ImageClassification", rows: "Dataset", split: str, labels: np.ndarray | None):
+        self.task = task
+        self.processor = task.processor
         self.rows = rows
-        self.image_column = image_column
+        self.split = split
         self.labels = labels
-        self.processor = processor
-        self.where = where
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -37,33 +46,35 @@ class ImageSamples(Samples):
     def select(self, indices: list[int]) -> "ImageSamples":
         """See Samples."""
         labels = None if self.labels is None else self.labels[indices]
-        return ImageSamples(self.rows.select(indices), self.image_column, labels, self.processor, self.where)
+        return ImageSamples(self.task, self.rows.select(indices), self.split, labels)
 
     def digest(self) -> str:
         """See Samples."""
-        import datasets
-
         digest = hashlib.sha256(str(self.processor).encode())
-        for row in self.rows.cast_column(self.image_column, datasets.Image(decode=False)):
-            image = row[self.image_column]
-            digest.update(image["bytes"] or Path(image["path"]).read_bytes())
+        for index in range(len(self)):
+            digest.update(self.file(index))
         if self.labels is not None:
             digest.update(self.labels.tobytes())
         return digest.hexdigest()
 
+    def file(self, index: int) -> bytes:
+        """The encoded image at `index`."""
+        image = self.rows[index][self.task.data.columns["image"]]
+        return image["bytes"] or Path(image["path"]).read_bytes()
+
     def batch(self, indices: list[int]) -> Batch:
-        """See Samples; raises InputError, naming the row, for an image that cannot be decoded."""
-        pixels = np.concatenate([self._pixels(index) for index in indices])
+        """See Samples; raises InputError, naming the file, for an image that cannot be decoded."""
+        pixels = np.stack([self._pixels(index) for index in indices])
         labels = None if self.labels is None else self.labels[indices]
         return Batch({"pixel_values": pixels}, labels, None)
 
     def _pixels(self, index: int) -> np.ndarray:
         try:
-            image = self.rows[index][self.image_column].convert("RGB")
-            return self.processor(image, return_tensors="np")["pixel_values"].astype(np.float32)
+            return self.task.pixels(self.file(index))
         except Exception as error:  # PIL raises many kinds for a broken file
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"data {self.where!r}, row {index}: not a readable image: {reason}") from None
+            place = self.task.placed(self.rows, index, self.split)
+            raise InputError(f"data {self.task.data.path!r}, {place}: {reason}") from None
 
 
 class ImageClassification(Classification):
@@ -89,12 +100,22 @@ class ImageClassification(Classification):
         """One image."""
         return WorkloadPoint(batch=1, seq_len=None, weight=1.0)
 
+    @property
+    def settings_file(self) -> Path:
+        """What says how images are processed."""
+        return self.model_dir / "preprocessor_config.json"
+
     @functools.cached_property
     def processor(self) -> Any:
-        """The model's own image processor; raises InputError."""
+        """The model's own image processor; raises InputError where there is none, or images are not in colour."""
         from transformers import AutoImageProcessor
 
-        if not (self.model_dir / "preprocessor_config.json").is_file():
+        if self.config.num_channels != 3:
+            raise InputError(
+                f"{self.model_dir}: num_channels is {self.config.num_channels}, and transformers' pipeline, like our "
+                "servers, makes red, green and blue of every image: only 3 channels are supported"
+            )
+        if not self.settings_file.is_file():
             raise InputError(
                 f"{self.model_dir}: no preprocessor_config.json, so nothing says how images are resized and normalised; "
                 "copy it from the model that this one was fine-tuned from"
@@ -102,24 +123,53 @@ class ImageClassification(Classification):
         try:
             return AutoImageProcessor.from_pretrained(self.model_dir, backend="pil", trust_remote_code=False)
         except Exception as error:  # whatever a broken file makes its parser raise
-            raise InputError(f"{self.model_dir}/preprocessor_config.json: {str(error).splitlines()[0]}") from None
+            raise InputError(f"{self.settings_file}: {(str(error) or type(error).__name__).splitlines()[0]}") from None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what the model takes."""
+        size = self.config.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return self.config.num_channels, height, width
 
     def check_point(self, point: WorkloadPoint) -> None:
         """See Task."""
         if point.seq_len is not None:
             raise InputError(f"workload {point}: an image model fixes its sequence length; leave --seq-len out")
 
-    def make_samples(self, rows: "Dataset", labels: np.ndarray | None) -> Samples:
+    def make_samples(self, rows: "Dataset", labels: np.ndarray | None, split: str) -> Samples:
         """See Classification."""
+        return ImageSamples(self, self._undecoded(rows, split), split, labels)
+
+    def _undecoded(self, rows: "Dataset", split: str) -> "Dataset":
+        """`rows`, of `split`, with the images as they lie in their files."""
+        import datasets
+
         name = column(rows, "image", self.data.columns, self.data.path)
-        return ImageSamples(rows, name, labels, self.processor, self.data.path)
+        images = as_images(rows, name, self.data, split, self.root)
+        return images.cast_column(name, datasets.Image(decode=False))
+
+    def pixels(self, data: bytes) -> np.ndarray:
+        """The encoded image `data` as the model takes it, [channels, height, width]; raises ValueError for what is none."""
+        from PIL import Image
+        from transformers.image_utils import load_image
+
+        try:
+            image = load_image(Image.open(io.BytesIO(data)))  # turned as its EXIF says, in red, green and blue
+        except Exception as error:  # PIL raises many kinds for a broken file
+            raise ValueError(f"not a readable image: {error}") from None
+        pixels = self.processor(image, return_tensors="np")["pixel_values"][0].astype(np.float32)
+        if pixels.shape != self.shape:
+            made, wanted = (" × ".join(map(str, shape[1:])) for shape in (pixels.shape, self.shape))
+            raise ValueError(
+                f"{self.settings_file.name} makes {made} pixels of this image, and the model takes {wanted}: mend its size"
+            )
+        return pixels
 
     def synthetic_inputs(self, batch: int, seq_len: int | None) -> Arrays:
         """Smooth gradients in the range of normalised pixels."""
-        size = self.config.image_size
-        height, width = (size, size) if isinstance(size, int) else size
-        ramp = np.linspace(-2, 2, batch * self.config.num_channels * height * width, dtype=np.float32)
-        return {"pixel_values": ramp.reshape(batch, self.config.num_channels, height, width)}
+        shape = (batch, *self.shape)
+        return {"pixel_values": np.linspace(-2, 2, int(np.prod(shape)), dtype=np.float32).reshape(shape)}
 
     def workload_inputs(self, samples: Samples, point: WorkloadPoint) -> Arrays:
         """The first images of the split, repeated where there are too few."""
@@ -135,37 +185,56 @@ class ImageClassification(Classification):
 
     def raw(self, count: int) -> dict[str, list[bytes]]:
         """See Task: the files as they are."""
-        import datasets
-
         rows = read_split(self.data, self.data.evaluation, self.root)
-        name = column(rows, "image", self.data.columns, self.data.path)
-        rows = rows.select(range(min(count, len(rows)))).cast_column(name, datasets.Image(decode=False))
-        return {"IMAGE": [row[name]["bytes"] or Path(row[name]["path"]).read_bytes() for row in rows]}
+        images = ImageSamples(self, self._undecoded(rows, self.data.evaluation), self.data.evaluation, None)
+        return {RAW_NAME: [images.file(index) for index in range(min(count, len(images)))]}
+
+    def odd(self) -> dict[str, RawSample]:
+        """See Task."""
+        return {name: {RAW_NAME: data} for name, data in odd_images(self.raw(1)[RAW_NAME][0]).items()}
+
+    def outside(self, model: "PreTrainedModel | None" = None) -> Callable[[RawSample], np.ndarray]:
+        """See Task: `pipeline("image-classification")`, with the image processor that computes in pillow, as we do."""
+        from transformers import pipeline
+
+        classify = pipeline(self.name, model=model or self.anew(), image_processor=self.processor, device="cpu")
+
+        def answer(sample: RawSample) -> np.ndarray:
+            with tempfile.NamedTemporaryFile() as file:
+                file.write(sample[RAW_NAME])
+                file.flush()
+                return self.in_order(classify(file.name, top_k=self.config.num_labels, function_to_apply="none"))
+
+        return answer
 
     def write_preprocessing(self, directory: Path, workload: Sequence[WorkloadPoint]) -> None:
         """See Task: the processor's settings, for those of its steps that we do on a server."""
         said = self.processor.to_dict()
         done = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
         if other := sorted(key for key, value in said.items() if key.startswith("do_") and value and key not in done):
-            raise InputError(f"{self.model_dir}/preprocessor_config.json: a server does not do {other[0]} for you; leave "
-                             "out --with-tokenizer, and send pixels")  # fmt: skip
+            raise NotServableError(f"{self.settings_file}: a server does not do {other[0]} for you")
         channels = self.config.num_channels
+        size = self._edges(said.get("size")) if said.get("do_resize") else None
+        crop = self._edges(said.get("crop_size")) if said.get("do_center_crop") else None
         settings = {
-            "resize": edges(said.get("size")) if said.get("do_resize") else None,
+            "resize": size,
             "resample": said.get("resample"),
-            "crop": edges(said.get("crop_size")) if said.get("do_center_crop") else None,
+            "crop": crop * 2 if crop and len(crop) == 1 else crop,
             "scale": said["rescale_factor"] if said.get("do_rescale") else 1.0,
             "mean": said["image_mean"] if said.get("do_normalize") else [0.0] * channels,
             "std": said["image_std"] if said.get("do_normalize") else [1.0] * channels,
         }
+        if said.get("do_convert_rgb"):
+            settings["on_white"] = True
+        if crop is None and (size is None or len(size) == 1):  # what comes out depends on what comes in
+            settings["only"] = list(self.shape[1:])
         write_text(directory / "preprocessing.json", pretty_json(settings) + "\n")
 
-
-def edges(size: dict[str, int] | None) -> list[int]:
-    """A processor's size as height and width, or as the shorter edge alone."""
-    named = {key: value for key, value in (size or {}).items() if value is not None}
-    if set(named) == {"height", "width"}:
-        return [named["height"], named["width"]]
-    if set(named) == {"shortest_edge"}:
-        return [named["shortest_edge"]]
-    raise InputError(f"preprocessor_config.json: a server does not resize to {named}; leave out --with-tokenizer")
+    def _edges(self, size: dict[str, int] | None) -> list[int]:
+        """A processor's size as height and width, or as the shorter edge alone."""
+        named = {key: value for key, value in (size or {}).items() if value is not None}
+        if set(named) == {"height", "width"}:
+            return [named["height"], named["width"]]
+        if set(named) == {"shortest_edge"}:
+            return [named["shortest_edge"]]
+        raise NotServableError(f"{self.settings_file}: a server does not resize to {named or 'nothing'}")

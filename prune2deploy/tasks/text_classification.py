@@ -1,30 +1,30 @@
 """Classification of single texts and of pairs."""
 
+import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prune2deploy.config import DataSettings, WorkloadPoint
-from prune2deploy.errors import InputError
+from prune2deploy.data.splits import column, read_split
+from prune2deploy.errors import InputError, NotServableError
 from prune2deploy.files import pretty_json, write_text
-from prune2deploy.tasks.base import LARGEST_BATCH, Arrays, Batch, Samples
+from prune2deploy.tasks.base import LARGEST_BATCH, Arrays, Batch, RawSample, Samples
 from prune2deploy.tasks.classification import Classification, guess_label
-from prune2deploy.tasks.data import column, read_split
+from prune2deploy.tasks.own_tokenizer import TYPES, encode, load_tokenizer, longest_text, sends_types
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question", "sentence"), ("question1", "question2"),
          ("text1", "text2"), ("text", "text_pair"))  # fmt: skip
 RAW_NAMES = ("TEXT", "TEXT_PAIR")
 SINGLES = ("text", "sentence", "content", "review")
-# without any of these, transformers makes up a tokenizer that knows no word
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 
 
 class TextSamples(Samples):
@@ -86,33 +86,25 @@ class TextClassification(Classification):
     def __init__(self, model_dir: Path, config: "PretrainedConfig", data: DataSettings, root: Path):
         super().__init__(model_dir, config, data, root)
         self.longest = int(getattr(config, "max_position_embeddings", 512))
+        self.pairs = "text_pair" in data.columns
         if data.max_length and data.max_length > self.longest:
             raise InputError(f"data.max_length is {data.max_length}, but the model takes at most {self.longest} tokens")
-        self.input_names = ("input_ids", "attention_mask", *(("token_type_ids",) if "text_pair" in data.columns else ()))
-        self._tokenizer: PreTrainedTokenizerBase | None = None
 
-    @property
+    @functools.cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The model's own tokenizer, loaded when first needed."""
-        if self._tokenizer is None:
-            from transformers import AutoTokenizer
+        return load_tokenizer(self.model_dir, self.config)
 
-            if not any((self.model_dir / name).is_file() for name in TOKENIZER_FILES):
-                raise InputError(
-                    f"{self.model_dir}: no tokenizer here ({', '.join(TOKENIZER_FILES)}); copy it from the model that this "
-                    "one was fine-tuned from"
-                )
-            try:
-                self._tokenizer = AutoTokenizer.from_pretrained(self.model_dir, trust_remote_code=False)
-            except Exception as error:  # a broken tokenizer file raises whatever its parser raises
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise InputError(f"{self.model_dir}: no usable tokenizer: {reason[:200]}") from None
-        return self._tokenizer
+    @functools.cached_property
+    def input_names(self) -> tuple[str, ...]:
+        """What the model is fed; segment ids only where the tokenizer gives others than the model takes by itself."""
+        typed = sends_types(self.tokenizer, self.pairs, self.config, self.model_dir)
+        return ("input_ids", "attention_mask", *((TYPES,) if typed else ()))
 
-    @property
+    @functools.cached_property
     def limit(self) -> int:
-        """The number of tokens that texts are cut to."""
-        return self.data.max_length or self.longest
+        """The number of tokens that texts are cut to: the project's, or else the tokenizer's own."""
+        return self.data.max_length or longest_text(self.tokenizer, self.longest)
 
     @property
     def padding(self) -> dict[str, int]:
@@ -147,36 +139,27 @@ class TextClassification(Classification):
         if point.seq_len > self.longest:
             raise InputError(f"workload {point}: the model takes at most {self.longest} tokens")
 
-    def make_samples(self, rows: "Dataset", labels: np.ndarray | None) -> Samples:
-        """Tokenise `rows`; raises InputError, naming the row, where a text is no text."""
-        texts = self._texts(rows)
-        encoded = self.tokenizer(
-            *texts, truncation=True, max_length=self.limit, return_attention_mask=True,
-            return_token_type_ids="token_type_ids" in self.input_names,
-        )
-        worst = max(max(ids, default=0) for ids in encoded["input_ids"])
-        if worst >= self.config.vocab_size:
-            raise InputError(
-                f"{self.model_dir}: the tokenizer yields id {worst}, the model knows {self.config.vocab_size}: "
-                "the tokenizer is not this model's"
-            )
-        return TextSamples({name: encoded[name] for name in self.input_names}, labels, self.padding)
+    def make_samples(self, rows: "Dataset", labels: np.ndarray | None, split: str) -> Samples:
+        """Tokenise `rows`, of `split`; raises InputError, naming the row, where a text is no text."""
+        encoded = encode(self.tokenizer, self._texts(rows, split), self.limit, self.input_names)
+        return TextSamples(encoded, labels, self.padding)
 
-    def sizes(self, rows: "Dataset") -> np.ndarray:
+    def sizes(self, rows: "Dataset", split: str) -> np.ndarray:
         """Characters of each text or pair, and one for the tokens that every text has around it."""
-        texts = self._texts(rows)
+        texts = self._texts(rows, split)
         return np.asarray([1.0 + sum(map(len, row)) for row in zip(*texts, strict=True)])
 
-    def _texts(self, rows: "Dataset") -> list[list[str]]:
+    def _texts(self, rows: "Dataset", split: str) -> list[list[str]]:
         """The texts, and then where there are pairs their second halves."""
         found = []
         for role in ("text", "text_pair"):
             if role in self.data.columns:
-                found.append(list(rows[column(rows, role, self.data.columns, self.data.path)]))
+                found.append(rows[column(rows, role, self.data.columns, self.data.path)][:])
         for row, texts in enumerate(zip(*found, strict=True)):
             for text in texts:
                 if not isinstance(text, str):
-                    raise InputError(f"data {self.data.path!r}, row {row}: the text is {type(text).__name__}, not a string")
+                    kind = "missing" if text is None else f"a {type(text).__name__}, not a string"
+                    raise InputError(f"data {self.data.path!r}, {self.placed(rows, row, split)}: the text is {kind}")
         return found
 
     def synthetic_inputs(self, batch: int, seq_len: int | None) -> Arrays:
@@ -215,19 +198,62 @@ class TextClassification(Classification):
     def raw(self, count: int) -> dict[str, list[bytes]]:
         """See Task: UTF-8."""
         rows = read_split(self.data, self.data.evaluation, self.root)
-        texts = self._texts(rows.select(range(min(count, len(rows)))))
+        texts = self._texts(rows.select(range(min(count, len(rows)))), self.data.evaluation)
         return {name: [text.encode() for text in column] for name, column in zip(RAW_NAMES, texts, strict=False)}
+
+    def odd(self) -> dict[str, RawSample]:
+        """See Task."""
+        usual = self.raw(8)
+        first = " ".join(text.decode() for text in usual[RAW_NAMES[0]]) or "a"
+        long = f"{first} " * (1 + 8 * self.limit // max(1, len(first.split())))
+        texts = {
+            "an empty text": "",
+            "a text of blanks": " \t\n  ",
+            "capitals and accents": "ÀÉÎ Straße ＦＵＬＬ İstanbul e\u0301",
+            "other scripts": "日本語 🎬 مرحبا नमस्ते \u200b",
+            "control characters": "a\u0000b\u0007 c\r\nd",
+            "the tokenizer's own tokens": " ".join(["the", *self.tokenizer.all_special_tokens, "end"]),
+            "its added tokens": " ".join(["an", *list(self.tokenizer.get_added_vocab())[:32], "end"]),
+            "a long text": long,
+            "a long word": "x" * 300,
+        }
+        if not self.pairs:
+            return {name: {RAW_NAMES[0]: text.encode()} for name, text in texts.items()}
+        pairs = {name: (first[:80], text) for name, text in texts.items()}
+        pairs |= {f"{name} first": (text, first[:80]) for name, text in texts.items()}
+        pairs |= {"two empty texts": ("", ""), "two long texts": (long, long)}
+        return {name: dict(zip(RAW_NAMES, map(str.encode, pair), strict=True)) for name, pair in pairs.items()}
+
+    def outside(self, model: "PreTrainedModel | None" = None) -> Callable[[RawSample], np.ndarray]:
+        """See Task: `pipeline("text-classification")`, cutting texts as the tokenizer says unless the project does."""
+        from transformers import AutoTokenizer, pipeline
+
+        tokenizer = AutoTokenizer.from_pretrained(self.model_dir, trust_remote_code=False)
+        classify = pipeline(self.name, model=model or self.anew(), tokenizer=tokenizer, device="cpu")
+        # a tokenizer without a limit of its own leaves long texts to fail in the model
+        limit = {"max_length": self.limit} if self.data.max_length or tokenizer.model_max_length > self.longest else {}
+
+        def answer(sample: RawSample) -> np.ndarray:
+            texts = [text.decode() for text in sample.values()]
+            given = dict(zip(("text", "text_pair"), texts, strict=False)) if self.pairs else texts[0]
+            return self.in_order(classify(given, top_k=None, function_to_apply="none", truncation=True, **limit))
+
+        return answer
 
     def write_preprocessing(self, directory: Path, workload: Sequence[WorkloadPoint]) -> None:
         """See Task: the fast tokenizer, and the lengths that texts are padded to."""
         if not self.tokenizer.is_fast:
-            raise InputError(f"{self.model_dir}: a server needs the fast tokenizer, and this model has a slow one only")
+            raise NotServableError(
+                f"{self.model_dir}: a server needs a fast tokenizer (tokenizer.json), and this model has a slow one only "
+                f"({type(self.tokenizer).__name__})"
+            )
         write_text(directory / "tokenizer.json", self.tokenizer.backend_tokenizer.to_str())
         settings = {
-            "columns": list(RAW_NAMES[: 2 if "text_pair" in self.data.columns else 1]),
+            "columns": list(RAW_NAMES[: 2 if self.pairs else 1]),
             "padding": {name: self.padding[name] for name in self.input_names},
             "lengths": padded_lengths(self.limit, [point.seq_len or 128 for point in workload]),
             "truncation_side": self.tokenizer.truncation_side,
+            **({"split_special_tokens": True} if self.tokenizer.split_special_tokens else {}),
         }
         write_text(directory / "preprocessing.json", pretty_json(settings) + "\n")
 

@@ -10,14 +10,14 @@ from steady import answer, cli, files_in, refused, rewrite
 from tiny import loaded_task
 from transformers import AutoImageProcessor
 
-from prune2deploy.errors import InputError
-from prune2deploy.exporting import parts
+from prune2deploy.errors import InputError, NotServableError
+from prune2deploy.exporting import parts, witnessed
 from prune2deploy.exporting.parts import REQUIREMENTS_FILE
 from prune2deploy.exporting.parts import SERVED as SERVED_FILES
 from prune2deploy.repository.check import check_repository
 from prune2deploy.repository.versions import versions_of
 from prune2deploy.serving.served import image, text
-from prune2deploy.tasks.text_classification import padded_lengths
+from prune2deploy.tasks.text_classification import TextClassification, padded_lengths
 
 pytest_plugins = ("made",)
 SERVED = ["--serve", "python", "--with-tokenizer", "--name", "topics", "--json"]
@@ -65,9 +65,13 @@ def test_pairs_too_and_long_ones_are_cut_as_the_tokenizer_cuts_them(pairs_made, 
     preprocess = text_preprocessor(task, tmp_path)
     first, second = "won lost " * 30, "the king of the city " * 20
     arrays = preprocess({"TEXT": [first.encode(), b"a"], "TEXT_PAIR": [second.encode(), b""]})
-    wanted = task.tokenizer([first, "a"], [second, ""], truncation=True, max_length=task.limit, padding=True)
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(array, wanted[name])
+    # transformers' pipeline tokenises one pair at a time, and takes one without a second text for a single text
+    for row, pair in enumerate([(first, second), ("a", "")]):
+        wanted = task.tokenizer(*pair, truncation=True, max_length=task.limit)
+        for name, array in arrays.items():
+            length = len(wanted["input_ids"])
+            assert array[row, :length].tolist() == wanted[name]
+            assert not array[row, length:].any()
 
 
 def test_what_is_no_utf8_is_said(bert_made, tmp_path):
@@ -261,3 +265,35 @@ def test_what_cannot_be_served_is_said(options, needle, work_pruned, clock):
 def test_served_files_import_nothing_of_ours():
     for file in SERVED_FILES.glob("*_model.py"):
         assert "prune2deploy" not in file.read_text()
+
+
+def test_package_that_does_not_answer_as_the_pipeline_is_not_exported(work_pruned, clock, monkeypatch):
+    broken = shutil.copytree(parts.SERVED, work_pruned / "served")
+    rewrite(broken / "text.py", 'text.decode("utf-8")', 'text.decode("utf-8").replace("日本", "king")')
+    monkeypatch.setattr(parts, "SERVED", broken)
+    told = ("package answers as transformers' pipeline: other scripts: transformers' pipeline gives", "what a server runs gives")
+    refused(cli("export", *SERVED[:-1]), *told, code=1)
+    assert not (work_pruned / "model_repository").exists()
+
+
+def test_dense_model_that_is_read_otherwise_is_told_at_export(work_pruned, clock, monkeypatch):
+    real = witnessed.torch_run
+    monkeypatch.setattr(witnessed, "torch_run", lambda model: lambda inputs: real(model)(inputs)[:, ::-1])
+    refused(cli("export"), "dense model as transformers' pipeline has it: validation.jsonl, line 1", code=1)
+
+
+def test_tokenizer_that_no_server_has_is_refused_before_any_work(work_pruned, clock, monkeypatch):
+    monkeypatch.setattr(TextClassification, "write_preprocessing", not_servable)
+    monkeypatch.setattr("prune2deploy.exporting.stage.dense_onnx", lambda *args: pytest.fail("work was done"))
+    refused(cli("export", *SERVED[:-1]), "a slow one", "leave out --with-tokenizer")
+
+
+def test_clients_that_tokenise_themselves_are_served_all_the_same(work_pruned, clock, monkeypatch):
+    monkeypatch.setattr(TextClassification, "write_preprocessing", not_servable)
+    report = answer(cli("export", "--json"))
+    [detail] = [each["detail"] for each in report["checks"] if each["name"] == witnessed.PACKAGED]
+    assert detail.endswith("over 8 raw samples")
+
+
+def not_servable(task, directory, workload):
+    raise NotServableError("this tokenizer is a slow one")

@@ -9,7 +9,7 @@ from steady import answer, cli, files_in, refused, rewrite
 
 from prune2deploy.errors import InputError
 from prune2deploy.repository.check import check_repository
-from prune2deploy.repository.manifest import PartManifest, own_files, read_manifest, seal_problems, write_sealed
+from prune2deploy.repository.manifest import PartManifest, entry_name, own_files, read_manifest, seal_problems, write_sealed
 from prune2deploy.repository.versions import located, publish, rollback, staging, versions_of
 
 pytest.importorskip("tritonclient.grpc")
@@ -347,3 +347,13 @@ def test_version_that_is_published_twice_is_no_overwrite(repository, tmp_path):
     with pytest.raises(OSError, match=r"not empty|exists"):
         publish(tmp_path / "sums", repository / "sums", 2)
     assert files_in(repository) == before
+
+
+@pytest.mark.parametrize(("model", "name"), [("checkpoint-500", "checkpoint-500"), ("my model (2)", "my_model_2"), ("a模b", "a_b")])
+def test_entry_is_called_after_the_model(model, name, make_project, tmp_path):
+    assert entry_name(None, make_project(model, "data", "text-classification", tmp_path)) == name
+
+
+def test_model_whose_name_no_entry_can_have(make_project, tmp_path):
+    with pytest.raises(InputError, match="'模型' makes no name for an entry: give one with --name"):
+        entry_name(None, make_project("模型", "data", "text-classification", tmp_path))

@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
+import tiny
 import torch
+
+from prune2deploy.errors import InputError
 
 
 def random_logits(seed):
@@ -40,3 +43,92 @@ def test_probes_have_the_fisher_information_of_the_predictions_as_covariance(cas
     wanted = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
     found = torch.einsum("nsa,nsb->sab", draws, draws) / len(draws)
     torch.testing.assert_close(found, wanted, atol=0.01, rtol=0)
+
+
+# labels
+
+
+@pytest.fixture
+def make_task(bert_dir, tmp_path):
+    """A task on these labels, of a model that calls its classes by these names."""
+
+    def make(labels, names=tiny.TOPICS, **changes):
+        for split, values in labels.items():
+            tiny.write_jsonl(tmp_path / f"{split}.jsonl", [{"text": "the king", **value} for value in values])
+        project = tiny.make_project(bert_dir, tmp_path, "text-classification", tmp_path, **changes)
+        task = tiny.loaded_task(project)[1]
+        task.config.id2label = dict(enumerate(names))
+        return task
+
+    return make
+
+
+def given(*labels):
+    return [{"label": label} for label in labels]
+
+
+def refusal(function, *args):
+    with pytest.raises(InputError) as caught:
+        function(*args)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_labels_are_read_alike_whatever_is_drawn_of_them(make_task):
+    task = make_task({"train": given(*[1, 2] * 20), "validation": given(1, 2, 3, 1)}, names=("1", "2", "3"))
+    assert set(task.calibration(8, seed=0).labels) == {0, 1}
+    assert set(task.reserve(8, seed=0, taken=8).labels) == {0, 1}
+    assert list(task.evaluation().labels) == [0, 1, 2, 0]
+    # what is drawn are names as before, but the other split's labels are numbers
+    task = make_task({"train": given(*[1, 2] * 20), "validation": given(0, 1)}, names=("1", "2", "3"))
+    assert set(task.calibration(8, seed=0).labels) == {1, 2}
+
+
+def test_labels_are_those_of_the_rows_that_are_drawn(make_task):
+    rows = [{"label": ("art", "War", "sport")[index % 3], "text": f"{'king ' * (index % 3 + 1)}"} for index in range(60)]
+    task = make_task({"train": rows}, data_calibration="train[:50%]", data_evaluation="train[50%:]")
+    for samples in (task.calibration(9, seed=0), task.reserve(9, seed=0, taken=9), task.evaluation()):
+        wanted = [(0, 2, 1)[samples.tokens(index) - 3] for index in range(len(samples))]  # a token an odd label apart
+        assert list(samples.labels) == wanted
+
+
+@pytest.mark.parametrize("label", [None, "", " "])
+def test_missing_labels_name_the_first_and_the_split(make_task, label):
+    task = make_task({"train": given(*["art"] * 30, label, "war", label), "validation": given("art", "war")})
+    message = refusal(task.calibration, 8, 0)
+    assert "2 of 33 samples have no 'label', the first is train.jsonl, line 31 (split 'train')" in message
+    assert len(task.evaluation()) == 2
+
+
+def test_calibration_does_without_labels_where_there_are_none(make_task):
+    task = make_task({"train": given(None, None), "validation": given("art", "war")})
+    assert task.calibration(8, 0).labels is None
+    assert list(task.evaluation().labels) == [0, 2]
+    task = make_task({"train": given("art", "war"), "validation": given(None, None)})
+    assert "2 of 2 samples have no 'label', the first is validation.jsonl, line 1" in refusal(task.evaluation)
+
+
+def test_label_that_does_not_fit_names_its_line(make_task):
+    task = make_task({"train": given("art", "war"), "validation": given(*["art"] * 6, "poetry")})
+    for function, args in ((task.evaluation, ()), (task.calibration, (8, 0))):
+        message = refusal(function, *args)
+        assert "validation.jsonl, line 7 (split 'validation'): label 'poetry' is not one of the model's 3" in message
+
+
+@pytest.mark.parametrize(
+    ("names", "lines"),
+    [
+        (("a\nb", "c", "d"), ["a b", "c", "d"]),
+        (("yes\rno", "pos\r", ""), ["yes\rno", "pos\r", ""]),
+        (("line\u2028sep\x85next", "b", "c"), ["line\u2028sep\x85next", "b", "c"]),
+    ],
+)
+def test_names_of_labels_stay_apart_in_a_file_of_lines(make_task, names, lines):
+    task = make_task({"train": given("x")}, names=names)
+    assert task.label_names() == lines
+    assert "".join(f"{line}\n" for line in lines).split("\n")[:-1] == lines
+
+
+def test_names_of_labels_that_would_meet_are_refused(make_task):
+    task = make_task({"train": given("x")}, names=("a\nb", "c", "a b"))
+    assert "two labels are 'a b' on one line" in refusal(task.label_names)

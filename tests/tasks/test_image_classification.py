@@ -76,7 +76,7 @@ def test_image_that_cannot_be_decoded_names_its_row(make_task, image_data, tmp_p
     (data / "validation" / "03.png").write_bytes(content[: len(content) // 2])
     samples = make_task(data).evaluation()
     assert samples.batch([2]).labels is not None
-    assert "row 3: not a readable image" in refusal(samples.batch, [3])
+    assert "validation/03.png (split 'validation'): not a readable image" in refusal(samples.batch, [3])
 
 
 @pytest.mark.parametrize("batch", [1, 5, 30])

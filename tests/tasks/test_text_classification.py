@@ -1,7 +1,9 @@
+import json
+
 import numpy as np
 import pytest
 import torch
-from tiny import TOPICS, loaded_task, text_rows, write_jsonl
+from tiny import TOPICS, loaded_task, write_jsonl
 
 from prune2deploy.config import WorkloadPoint
 from prune2deploy.errors import InputError
@@ -65,7 +67,7 @@ def test_columns_that_cannot_be_guessed_say_which_option_names_them():
 def test_samples_are_the_tokens_of_the_texts(make_task, text_data):
     task = make_task()
     samples = task.evaluation()
-    rows = text_rows(24, seed=1)
+    rows = [json.loads(line) for line in (text_data / "validation.jsonl").read_text(encoding="utf-8").splitlines()]
     batch = samples.batch([3, 0])
     for row, index in enumerate([3, 0]):
         ids = batch.inputs["input_ids"][row][batch.valid[row]]
@@ -156,7 +158,7 @@ def test_missing_label_column_is_named(make_task):
 def test_text_that_is_no_string_names_its_row(make_task, tmp_path):
     write_jsonl(tmp_path / "data.jsonl", [{"text": "fine", "label": 0}, {"text": None, "label": 1}])
     task = make_task(tmp_path / "data.jsonl", data_evaluation="train")
-    assert "row 1: the text is NoneType" in refusal(task.evaluation)
+    assert "data.jsonl, line 2 (split 'train'): the text is missing" in refusal(task.evaluation)
 
 
 def test_longer_texts_are_cut_to_max_length(make_task):

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 class Preprocessor:
@@ -27,15 +27,21 @@ class Preprocessor:
         """[3, height, width] of one encoded image."""
         settings = self.settings
         try:
-            image = Image.open(io.BytesIO(data)).convert("RGB")
+            image = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")  # photos carry how to turn them
         except Exception as error:  # pillow raises many kinds for a broken file
             raise ValueError(f"not a readable image: {error}") from None
+        if settings.get("on_white") and image.info.get("transparency") is not None:  # the colour that is meant to be none
+            layer = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), layer).convert("RGB")
         if settings["resize"]:
             height, width = resized(image.height, image.width, settings["resize"])
             image = image.resize((width, height), settings["resample"])
         pixels = np.asarray(image)
         if settings["crop"]:
             pixels = centre(pixels, *settings["crop"])
+        if settings.get("only") and list(pixels.shape[:2]) != settings["only"]:
+            wanted, given = (" × ".join(map(str, size)) for size in (settings["only"], pixels.shape[:2]))
+            raise ValueError(f"the image comes out as {given} pixels (height × width), and the model takes {wanted}")
         scaled = (pixels.astype(np.float64) * settings["scale"]).astype(np.float32)  # rounds as transformers does
         normalised = (scaled - np.float32(settings["mean"])) / np.float32(settings["std"])
         return np.ascontiguousarray(normalised.transpose(2, 0, 1))
@@ -50,6 +56,10 @@ def resized(height: int, width: int, size: list[int]) -> tuple[int, int]:
 
 
 def centre(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The middle `height` × `width` of `pixels`, [rows, columns, 3], which is at least so large."""
+    """The middle `height` × `width` of `pixels`, [rows, columns, 3]; black where that is beyond their edge."""
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
-    return pixels[top : top + height, left : left + width]
+    inside = pixels[max(top, 0) : top + height, max(left, 0) : left + width]
+    framed = np.zeros((height, width, pixels.shape[2]), pixels.dtype)
+    row, column = max(-top, 0), max(-left, 0)
+    framed[row : row + inside.shape[0], column : column + inside.shape[1]] = inside
+    return framed

@@ -19,14 +19,16 @@ class Preprocessor:
         self.padding: dict[str, int] = settings["padding"]
         self.lengths: list[int] = settings["lengths"]
         self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        self.tokenizer.encode_special_tokens = settings.get("split_special_tokens", False)
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(self.lengths[-1], strategy="longest_first", direction=settings["truncation_side"])
 
     def __call__(self, columns: dict[str, list[bytes]]) -> dict[str, np.ndarray]:
         """Inputs of the model, [n, length]; raises ValueError for what is no text."""
         texts = [[decoded(text) for text in columns[name]] for name in self.columns]
-        rows = list(zip(*texts, strict=True))
-        encodings = self.tokenizer.encode_batch(rows if len(texts) > 1 else texts[0])
+        # a pair whose second text is empty is a single text to transformers, too
+        rows = [row if len(row) > 1 and row[1] else row[0] for row in zip(*texts, strict=True)]
+        encodings = self.tokenizer.encode_batch(rows)
         longest = max((len(encoding.ids) for encoding in encodings), default=0)
         length = next(each for each in self.lengths if each >= longest)
         arrays = {name: np.full((len(rows), length), value, dtype=np.int64) for name, value in self.padding.items()}

@@ -1,0 +1,45 @@
+"""What the outside witness says of a package: transformers' own pipeline, on raw samples."""
+
+import tempfile
+from pathlib import Path
+
+from prune2deploy.config import Project
+from prune2deploy.errors import InputError, NotServableError
+from prune2deploy.runtimes.base import Engine
+from prune2deploy.tasks.base import Samples, Task
+from prune2deploy.tasks.predict import torch_run
+from prune2deploy.validation.assess import Subject
+from prune2deploy.validation.record import Check
+from prune2deploy.validation.witness import Preprocessor, chain_of, preprocessor_of, reading, serving
+
+READ = "dense model as transformers' pipeline has it"
+PACKAGED = "package answers as transformers' pipeline"
+
+
+def refuse_unservable(task: Task, project: Project) -> None:
+    """Raise InputError where a server cannot make the model's inputs of raw samples."""
+    with tempfile.TemporaryDirectory() as made:
+        try:
+            task.write_preprocessing(Path(made), project.workload)
+        except NotServableError as error:
+            raise InputError(f"{error}; leave out --with-tokenizer, and let clients make the model's inputs") from None
+
+
+def witness_checks(
+    subject: Subject, graph: Engine, evaluation: Samples, preprocessor: Preprocessor | None
+) -> list[Check]:
+    """Our dense model against the pipeline on the user's, and raw samples through the package against the pruned model's.
+
+    `graph`: the exported one in float32; `preprocessor`: of the package, where it makes the model's inputs. Where clients
+    make them, and a server could not, they are as we make them.
+    """
+    task = subject.task
+    dense = reading(task, torch_run(subject.dense), evaluation, task.outside())
+    outside = task.outside(subject.pruned)
+    with tempfile.TemporaryDirectory() as made:
+        try:
+            served = preprocessor or preprocessor_of(task, subject.project.workload, Path(made))
+            packaged = serving(task, chain_of(served, graph.run), outside)
+        except NotServableError:
+            packaged = reading(task, graph.run, evaluation, outside)
+    return [dense.as_check(READ), packaged.as_check(PACKAGED)]

@@ -1,0 +1,110 @@
+"""The outside witness: what transformers' own pipeline makes of raw samples, beside what we and our servers make of them.
+
+All other checks compare this product with itself.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from prune2deploy.config import WorkloadPoint
+from prune2deploy.tasks.base import Arrays, RawSample, Samples, Task
+from prune2deploy.tasks.predict import Run, outputs_of
+from prune2deploy.validation.record import Check
+
+USUAL = 8  # samples of the user's data that the witness sees
+TOLERANCE = 1e-3  # of the largest logit: both sides compute in float32, and round differently at every step
+Answer = Callable[[RawSample], np.ndarray]
+Preprocessor = Callable[[dict[str, list[bytes]]], Arrays]
+Answers = dict[str, np.ndarray | str]  # by the name of the sample: its logits, or why there are none
+
+
+@dataclass(frozen=True)
+class Testimony:
+    """How far apart the logits of `samples` are; `objection`: the first that is too far off, told for both sides."""
+
+    samples: int
+    refused: int
+    difference: float
+    objection: str | None
+
+    def __str__(self) -> str:
+        if self.objection:
+            return self.objection
+        refused = f", {self.refused} odd ones refused by both" if self.refused else ""
+        return f"logits differ by at most {self.difference:.2g} over {self.samples} raw samples{refused}"
+
+    def as_check(self, name: str) -> Check:
+        """The testimony in a report."""
+        return Check(name=name, passed=self.objection is None, detail=str(self))
+
+
+def reading(task: Task, run: Run, samples: Samples, outside: Answer) -> Testimony:
+    """Whether the first of `samples`, the evaluation split as we read it, give `run` what their raw form gives `outside`."""
+    usual = usual_samples(task)
+    ours: Answers = dict(zip(usual, outputs_of(run, samples.select(list(range(len(usual))))), strict=True))
+    return _compared(task, ours, _answers(outside, usual), "our reading of model and data")
+
+
+def serving(task: Task, chain: Answer, outside: Answer) -> Testimony:
+    """Whether raw samples of the evaluation split, and odd ones, give in the served `chain` what they give `outside`."""
+    samples = usual_samples(task) | task.odd()
+    return _compared(task, _answers(chain, samples), _answers(outside, samples), "what a server runs")
+
+
+def usual_samples(task: Task) -> dict[str, RawSample]:
+    """The first samples of the evaluation split, as a client sends them, by where they come from."""
+    columns = task.raw(USUAL)
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return {task.place(index): row for index, row in enumerate(rows)}
+
+
+def preprocessor_of(task: Task, workload: Sequence[WorkloadPoint], directory: Path) -> Preprocessor:
+    """What a server would do to raw samples, as the files that are written to `directory` say; raises NotServableError."""
+    task.write_preprocessing(directory, workload)
+    return importlib.import_module(f"prune2deploy.serving.served.{task.served}").Preprocessor(directory)
+
+
+def chain_of(preprocessor: Preprocessor, run: Run) -> Answer:
+    """Raw samples through the served preprocessing, and then through `run`."""
+    return lambda sample: run(preprocessor({name: [data] for name, data in sample.items()}))[0]
+
+
+def _answers(answer: Answer, samples: dict[str, RawSample]) -> Answers:
+    found: Answers = {}
+    for name, sample in samples.items():
+        try:
+            found[name] = answer(sample)
+        except Exception as error:  # a library's own, of any kind: what counts is whether the other side answers
+            found[name] = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+    return found
+
+
+def _compared(task: Task, ours: Answers, theirs: Answers, what: str) -> Testimony:
+    largest, refused = 0.0, 0
+    for name, mine in ours.items():
+        their = theirs[name]
+        objection = f"{name}: transformers' pipeline gives {_told(task, their)}, and {what} gives {_told(task, mine)}"
+        if isinstance(mine, str) and isinstance(their, str):
+            refused += 1
+        elif isinstance(mine, str) or isinstance(their, str):
+            return Testimony(len(ours), refused, float("inf"), objection)
+        else:
+            largest = max(largest, float(np.abs(mine - their).max()))
+            if not largest <= TOLERANCE * max(1.0, float(np.abs(their).max())):  # NaN is too far, too
+                return Testimony(len(ours), refused, largest, f"{objection} (logits differ by {largest:.2g})")
+    if refused == len(ours):
+        return Testimony(len(ours), refused, float("inf"), f"transformers' own pipeline takes none of the samples: {their}")
+    return Testimony(len(ours), refused, largest, None)
+
+
+def _told(task: Task, answer: np.ndarray | str) -> str:
+    """An answer for people: its label and probability, or why there is none."""
+    if isinstance(answer, str):
+        return f"no answer ({answer})"
+    odds = np.exp(answer - answer.max())
+    best = int(answer.argmax())
+    return f"{task.label_names()[best]!r} ({odds[best] / odds.sum():.3f})"

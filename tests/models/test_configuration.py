@@ -1,0 +1,124 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from prune2deploy.errors import InputError
+from prune2deploy.models.checkpoint import load_dense
+from prune2deploy.models.configuration import load_config, unknown_options
+
+
+def change(directory, **values):
+    path = directory / "config.json"
+    said = {**json.loads(path.read_text(encoding="utf-8")), **values}
+    path.write_text(json.dumps({key: value for key, value in said.items() if value is not ...}), encoding="utf-8")
+    return directory
+
+
+def refusal(directory):
+    with pytest.raises(InputError) as caught:
+        load_config(directory)
+    assert "\n" not in str(caught.value)
+    assert "config.json" in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "maps",
+    [
+        {"id2label": {"0": "art", "1": "sport", "2": "war"}, "label2id": {"art": "0", "sport": "1", "war": "2"}},
+        {"id2label": {"0": "art", "1": "sport", "2": "war"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2}},
+        {"id2label": ..., "label2id": {"art": 0, "sport": 1, "war": 2}},
+        {"label2id": ...},
+    ],
+)
+def test_label_maps_come_out_inverse_of_each_other(dense_copy, maps):
+    config = load_config(change(dense_copy, **maps))
+    assert config.id2label == {0: "art", 1: "sport", 2: "war"}
+    assert config.label2id == {"art": 0, "sport": 1, "war": 2}
+    assert load_dense(dense_copy).config.num_labels == 3
+
+
+def test_labels_that_nobody_wrote_down_must_fit_the_head(dense_copy):
+    with pytest.raises(InputError) as caught:
+        load_dense(change(dense_copy, id2label=..., label2id=...))
+    assert "classifier.weight is 3 × 32 and should be 2 × 32" in str(caught.value)
+    assert "name them all in id2label" in str(caught.value)
+    assert load_dense(change(dense_copy, num_labels=3)).config.id2label[2] == "LABEL_2"
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"problem_type": "regression"}, "problem_type is regression: it predicts numbers"),
+        ({"problem_type": "multi_label_classification"}, "multi-label classification"),
+        ({"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}, "one output: a score, as of a reranker"),
+        ({"id2label": ..., "label2id": ..., "num_labels": 1}, "one output"),
+        ({"function_to_apply": "sigmoid"}, "function_to_apply is sigmoid"),
+        ({"sbert_ce_default_activation_function": "torch.nn.modules.activation.Sigmoid"}, "no softmax over classes"),
+        ({"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid"}}, "activation_fn is"),
+    ],
+)
+def test_heads_without_a_softmax_are_refused_by_name(dense_copy, values, told):
+    assert told in refusal(change(dense_copy, **values))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"problem_type": "single_label_classification"}, {"function_to_apply": "softmax"},
+        {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}, {"sentence_transformers": {}},
+        {"position_embedding_type": "absolute"}, {"pruned_heads": {}}, {"auto_map": {"AutoConfig": "config.Config"}},
+    ],
+)  # fmt: skip
+def test_what_says_that_all_is_as_usual_is_no_obstacle(dense_copy, values):
+    assert load_config(change(dense_copy, **values)).num_labels == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"position_embedding_type": "relative_key"}, 'position_embedding_type is "relative_key"'),
+        ({"position_embedding_type": "relative_key_query"}, "absolute positions only"),
+        ({"pruned_heads": {"0": [1, 2]}}, "its heads are pruned already"),
+        ({"per_layer_config": {"0": {"intermediate_size": 8}}}, "its layers differ"),
+        ({"add_cross_attention": True, "is_decoder": True}, "another model's states"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "it is quantised"),
+        ({"auto_map": {"AutoModelForSequenceClassification": "modeling.Mine"}}, "code of the model's own"),
+    ],
+)
+def test_options_that_would_be_read_over_are_refused_by_name(dense_copy, values, told):
+    assert told in refusal(change(dense_copy, **values))
+
+
+SWITCHES = {
+    "tuples": {"return_dict": False},
+    "chunks": {"chunk_size_feed_forward": 4},
+    "hidden states": {"output_hidden_states": True},
+    "attentions": {"output_attentions": True},
+    "cache": {"use_cache": True, "is_decoder": True},
+    "all": {"return_dict": False, "chunk_size_feed_forward": 3, "output_hidden_states": True, "output_attentions": True},
+    "old": {"torchscript": True, "use_bfloat16": True, "gradient_checkpointing": True, "output_past": True},
+    "half": {"dtype": "float16"},
+}
+
+
+@pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES)
+def test_switches_change_neither_the_answer_nor_its_form(dense_copy, switches):
+    ids = torch.arange(5, 17)[None]
+    causal = {name: value for name, value in switches.items() if name == "is_decoder"}
+    change(dense_copy, **causal)
+    plain = AutoModelForSequenceClassification.from_pretrained(dense_copy, dtype=torch.float32).eval()
+    model = load_dense(change(dense_copy, **switches))
+    with torch.no_grad():
+        wanted, got = plain(input_ids=ids).logits, model(input_ids=ids)
+    assert set(got) == {"logits"}
+    np.testing.assert_allclose(got.logits, wanted, rtol=0, atol=1e-5)
+
+
+def test_options_that_nothing_reads_are_named(dense_copy):
+    assert unknown_options(dense_copy) == []
+    change(dense_copy, finetuning_task="topics", norm_first=True, _num_labels=3)
+    assert unknown_options(dense_copy) == ["norm_first"]
