@@ -7,6 +7,7 @@ from prune2deploy.budget import Budget, refuse_silly_loss
 from prune2deploy.config import Project
 from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError, LossExceededError
 from prune2deploy.exporting.stage import export, refuse_other
+from prune2deploy.exporting.witnessed import refuse_unservable
 from prune2deploy.models.checkpoint import read_pruned_record, resolve_model
 from prune2deploy.models.configuration import load_config
 from prune2deploy.models.registry import family_of
@@ -48,6 +49,7 @@ def run(
     name = entry_name(name, project)
     refuse_other(repository, name, project)
     workbench = Workbench(project, method, progress=progress)  # data that cannot be used is said before measuring
+    refuse_unservable(project, workbench.task)
     ensure_table(project, progress)
     shelf = Shelf(workbench)
     attempt = Attempt(budget or fastest_budget(shelf, max_loss), AIM, by_loss=budget is None)

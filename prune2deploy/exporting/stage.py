@@ -86,8 +86,7 @@ def export(
         raise InputError(f"{pruned} was pruned from {record.provenance.source}, and {project.model} is another model")
     dense, small = load_dense(directory), load(pruned)
     task = task_of(project, directory, dense.config)
-    if project.serving.with_tokenizer:
-        refuse_unservable(task, project)
+    refuse_unservable(project, task)
     runtime = runtime_for(project.target, Shapes(project.workload, task.axis_limits()), project.state)
     if project.target.cuda_graphs:
         progress.note("measured with CUDA graphs, which a server replays for TensorRT only: it will be slower there")
@@ -175,7 +174,9 @@ def judge(
         some = evaluation.select(list(range(min(SAMPLES, len(evaluation)))))
         wanted = outputs_of(torch_run(subject.pruned), some)
         checks += [raw_check(preprocessor, subject.task, plain, wanted), *part_checks(staged)]
-    checks += witness_checks(subject, plain, evaluation, preprocessor)
+    with progress.track("asking transformers' pipeline", 1) as advance:
+        checks += witness_checks(subject, plain, evaluation, preprocessor)
+        advance()
     for check in [*checks, *server_checks(subject.project, runtime)]:
         report = with_check(report, check)
     write_record(version / "report.json", report)

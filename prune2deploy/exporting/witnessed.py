@@ -16,8 +16,10 @@ READ = "dense model as transformers' pipeline has it"
 PACKAGED = "package answers as transformers' pipeline"
 
 
-def refuse_unservable(task: Task, project: Project) -> None:
-    """Raise InputError where a server cannot make the model's inputs of raw samples."""
+def refuse_unservable(project: Project, task: Task) -> None:
+    """Raise InputError, before any work, where a server is to make the model's inputs of raw samples and cannot."""
+    if not project.serving.with_tokenizer:
+        return
     with tempfile.TemporaryDirectory() as made:
         try:
             task.write_preprocessing(Path(made), project.workload)

@@ -271,8 +271,8 @@ def test_package_that_does_not_answer_as_the_pipeline_is_not_exported(work_prune
     broken = shutil.copytree(parts.SERVED, work_pruned / "served")
     rewrite(broken / "text.py", 'text.decode("utf-8")', 'text.decode("utf-8").replace("日本", "king")')
     monkeypatch.setattr(parts, "SERVED", broken)
-    told = ("package answers as transformers' pipeline: other scripts: transformers' pipeline gives", "what a server runs gives")
-    refused(cli("export", *SERVED[:-1]), *told, code=1)
+    told = "package answers as transformers' pipeline: other scripts: transformers' pipeline gives"
+    refused(cli("export", *SERVED[:-1]), told, "what a server runs gives", code=1)
     assert not (work_pruned / "model_repository").exists()
 
 
@@ -285,7 +285,9 @@ def test_dense_model_that_is_read_otherwise_is_told_at_export(work_pruned, clock
 def test_tokenizer_that_no_server_has_is_refused_before_any_work(work_pruned, clock, monkeypatch):
     monkeypatch.setattr(TextClassification, "write_preprocessing", not_servable)
     monkeypatch.setattr("prune2deploy.exporting.stage.dense_onnx", lambda *args: pytest.fail("work was done"))
-    refused(cli("export", *SERVED[:-1]), "a slow one", "leave out --with-tokenizer")
+    monkeypatch.setattr("prune2deploy.closed_loop.ensure_table", lambda *args: pytest.fail("work was done"))
+    for command in (["export"], ["run", "--speedup", 1.5]):
+        refused(cli(*command, *SERVED[:-1]), "a slow one", "leave out --with-tokenizer")
 
 
 def test_clients_that_tokenise_themselves_are_served_all_the_same(work_pruned, clock, monkeypatch):

@@ -349,7 +349,10 @@ def test_version_that_is_published_twice_is_no_overwrite(repository, tmp_path):
     assert files_in(repository) == before
 
 
-@pytest.mark.parametrize(("model", "name"), [("checkpoint-500", "checkpoint-500"), ("my model (2)", "my_model_2"), ("a模b", "a_b")])
+NAMES = [("checkpoint-500", "checkpoint-500"), ("my model (2)", "my_model_2"), ("a模b", "a_b")]
+
+
+@pytest.mark.parametrize(("model", "name"), NAMES)
 def test_entry_is_called_after_the_model(model, name, make_project, tmp_path):
     assert entry_name(None, make_project(model, "data", "text-classification", tmp_path)) == name
 
