@@ -93,9 +93,10 @@ def _compared(task: Task, ours: Answers, theirs: Answers, what: str) -> Testimon
         elif isinstance(mine, str) or isinstance(their, str):
             return Testimony(len(ours), refused, float("inf"), objection)
         else:
-            largest = max(largest, float(np.abs(mine - their).max()))
-            if not largest <= TOLERANCE * max(1.0, float(np.abs(their).max())):  # NaN is too far, too
-                return Testimony(len(ours), refused, largest, f"{objection} (logits differ by {largest:.2g})")
+            difference = float(np.abs(mine - their).max())
+            if not difference <= TOLERANCE * max(1.0, float(np.abs(their).max())):  # NaN is too far, too
+                return Testimony(len(ours), refused, difference, f"{objection} (logits differ by {difference:.2g})")
+            largest = max(largest, difference)
     if refused == len(ours):
         return Testimony(len(ours), refused, float("inf"), f"transformers' own pipeline takes none of the samples: {their}")
     return Testimony(len(ours), refused, largest, None)

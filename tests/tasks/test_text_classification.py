@@ -167,6 +167,56 @@ def test_longer_texts_are_cut_to_max_length(make_task):
     assert "at most 32 tokens" in refusal(make_task, data_max_length=33)
 
 
+def settings(directory, **values):
+    file = directory / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **values}), encoding="utf-8")
+    return directory
+
+
+LIMITS = [(9, None, 9), (9, 12, 12), (512, None, 32), (1e30, None, 32), (512, 8, 8)]
+
+
+@pytest.mark.parametrize(("own", "asked", "limit"), LIMITS)
+def test_texts_are_cut_where_the_tokenizer_says_unless_the_project_does(make_task, dense_copy, own, asked, limit):
+    task = make_task(model=settings(dense_copy, model_max_length=own), **({"data_max_length": asked} if asked else {}))
+    assert task.limit == limit
+    assert max(task.evaluation().lengths) == min(limit, max(make_task().evaluation().lengths))
+
+
+def test_segments_are_sent_only_where_the_tokenizer_gives_them(make_task, dense_copy, pair_data):
+    assert make_task(pair_data, data_columns=PAIR).input_names[-1] == "token_type_ids"
+    settings(dense_copy, model_input_names=["input_ids", "attention_mask"])
+    task = make_task(pair_data, model=dense_copy, data_columns=PAIR)
+    assert task.input_names == ("input_ids", "attention_mask")
+    assert set(task.evaluation().batch([0, 1]).inputs) == {"input_ids", "attention_mask"}
+
+
+def test_segment_that_the_model_has_no_embedding_for(make_task, pair_data):
+    task = make_task(pair_data, data_columns=PAIR)
+    task.config.type_vocab_size = 1
+    message = refusal(task.evaluation)
+    assert "segment 1 (token_type_ids), and type_vocab_size is 1" in message
+    assert "model_input_names" in message
+
+
+def test_pair_without_a_second_text_is_a_single_text(make_task, tmp_path):
+    rows = [{"sentence1": "the king", "sentence2": second, "label": 0} for second in ("won", "", "lost")]
+    write_jsonl(tmp_path / "data.jsonl", rows)
+    task = make_task(tmp_path / "data.jsonl", data_columns=PAIR, data_evaluation="train")
+    samples = task.evaluation()
+    for index, row in enumerate(rows):  # one call a pair, as transformers' pipeline does
+        assert samples.encoded["input_ids"][index] == task.tokenizer(row["sentence1"], row["sentence2"])["input_ids"]
+
+
+def test_token_without_an_embedding_is_refused_whether_texts_have_it_or_not(make_task, dense_copy):
+    tokenizer = make_task().tokenizer
+    tokenizer.add_tokens(["[USER]"])
+    tokenizer.save_pretrained(dense_copy)
+    message = refusal(make_task(model=dense_copy).evaluation)
+    assert "such as '[USER]' (id " in message
+    assert "resize the model's embeddings" in message
+
+
 def test_tokenizer_of_another_model_is_noticed(make_task, dense_copy):
     task = make_task(model=dense_copy)
     task.config.vocab_size = 10
