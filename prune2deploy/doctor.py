@@ -4,8 +4,9 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from prune2deploy.files import Record
-from prune2deploy.runtimes.devices import affinity, cpu_device, cuda_device
+from prune2deploy.runtimes.devices import cpu_device, cuda_device
 from prune2deploy.runtimes.ort import PROVIDERS
+from prune2deploy.runtimes.processors import affinity
 
 EXTRAS = {
     "onnxruntime": ("cpu", "profile, export and validate on a CPU"),

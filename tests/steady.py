@@ -67,7 +67,7 @@ class Clock:
     used: list[str] = field(default_factory=list)
     factor: Callable[[str, str], float] = lambda description, name: 1.0
 
-    def interleaved(self, runs, reference, rounds, progress, description, seed=0, device="cpu"):
+    def interleaved(self, runs, reference, rounds, progress, description, seed=0, watch=None):
         self.asked.append(description)
         if any(timed.other_shapes for timed in runs.values()):
             self.used.append(description)

@@ -57,8 +57,8 @@ class WholeModels:
         """Measured latency of each of `plans`, against the dense model."""
         inputs = self.task.synthetic_inputs(point.batch, point.seq_len)
         runs = {str(index): engine.timed(inputs) for index, engine in enumerate(self.engines)}
-        description, device = f"timing whole models at {point}", self.engines[0].device
-        timings = interleaved(runs, "0", ROUNDS, self.progress, description, device=device)
+        description, watch = f"timing whole models at {point}", self.engines[0].watch()
+        timings = interleaved(runs, "0", ROUNDS, self.progress, description, watch=watch)
         return [timings[str(index)] for index in range(len(self.plans))]
 
 

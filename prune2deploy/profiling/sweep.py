@@ -66,8 +66,8 @@ class Sweep:
         self._build([widths for widths in wanted if widths not in self.engines])
         inputs = self.stacks.inputs(point.batch, point.seq_len)
         runs = {_name(widths): self.engines[widths].timed(inputs) for widths in wanted}
-        device = self.engines[self.full].device
-        timings = interleaved(runs, _name(self.full), rounds, self.progress, description, device=device)
+        watch = self.engines[self.full].watch()
+        timings = interleaved(runs, _name(self.full), rounds, self.progress, description, watch=watch)
         return {widths: timings[_name(widths)] for widths in wanted}
 
     def _build(self, stacks: list[Widths]) -> None:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
 
 from prune2deploy.config import RuntimeName, WorkloadPoint
 from prune2deploy.files import Record
+from prune2deploy.runtimes.load import OtherLoad
 
 Arrays = dict[str, np.ndarray]
 TimedRun = Callable[[], float]
@@ -48,10 +49,22 @@ class RuntimeInfo(Record):
     settings: dict[str, str]
 
 
+class Watch(Protocol):
+    """A context that afterwards says in `problem` what disturbed a device while it was open; None where nothing did."""
+
+    @property
+    def problem(self) -> str | None:
+        """What disturbed the device."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
 class Engine(ABC):
     """A model that is ready to run."""
 
-    device: DeviceKind = "cpu"
+    threads = 1  # of the processor, that it keeps busy
 
     @abstractmethod
     def run(self, inputs: Arrays) -> np.ndarray:
@@ -66,6 +79,10 @@ class Engine(ABC):
             return (perf_counter_ns() - start) / 1e6
 
         return run
+
+    def watch(self) -> Watch:
+        """What afterwards says what disturbed the device that this engine runs on."""
+        return OtherLoad(self.threads)
 
     def layer_ms(self, inputs: Arrays) -> dict[str, float]:
         """Milliseconds of each of the engine's own layers, from runs apart; empty where the runtime does not tell."""

@@ -1,6 +1,5 @@
 """The device that engines run on, described."""
 
-import os
 import platform
 from pathlib import Path
 
@@ -8,18 +7,7 @@ import psutil
 
 from prune2deploy.errors import InputError
 from prune2deploy.runtimes.base import DeviceInfo
-
-
-def affinity() -> list[int]:
-    """The logical processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
-def usable_cores() -> int:
-    """Physical cores that this process may use: more threads than that slow a matrix product down."""
-    return max(1, min(psutil.cpu_count(logical=False) or 1, len(affinity())))
+from prune2deploy.runtimes.processors import usable_cores
 
 
 def cpu_device() -> DeviceInfo:

@@ -5,23 +5,20 @@ latency is the median over rounds of (burst median / the reference's burst media
 reference's median: what slows the whole machine for a while cancels out.
 """
 
-import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
-import psutil
 
 from prune2deploy.errors import UnstableMeasurementError
 from prune2deploy.progress import Progress
-from prune2deploy.runtimes.base import DeviceKind, TimedRun
-from prune2deploy.runtimes.nvml import GpuWatch
+from prune2deploy.runtimes.base import TimedRun, Watch
 
 BURST = 3
 BLOCK = 10  # rounds; the reference's medians over the last three blocks must agree ...
 AGREEMENT = 0.10  # ... within this share, or measuring goes on ...
 PATIENCE = 4  # ... for up to this many times the rounds asked for
-OTHERS_LIMIT = 0.5  # cores that other processes may use while we measure
 
 
 @dataclass(frozen=True)
@@ -40,17 +37,17 @@ class Timing:
 
 def interleaved(
     runs: Mapping[str, TimedRun], reference: str, rounds: int, progress: Progress, description: str, seed: int = 0,
-    device: DeviceKind = "cpu",
+    watch: Watch | None = None,
 ) -> dict[str, Timing]:
     """Time `runs` (each returns the milliseconds of one run) against runs[reference].
 
     Goes on after `rounds` rounds until the reference's latency has settled. Raises UnstableMeasurementError when it
-    does not, or something else keeps `device` busy.
+    does not, or `watch` (nothing where it is None) saw something else disturb the device.
     """
     rng = np.random.default_rng(seed)
     names = list(runs)
     samples: dict[str, list[list[float]]] = {name: [] for name in names}
-    with watch(device) as watched, progress.track(description, rounds) as advance:
+    with watch or nullcontext(), progress.track(description, rounds) as advance:
         for timed in runs.values():
             timed()
         while len(samples[reference]) < rounds or not _settled(samples[reference], rounds):
@@ -60,8 +57,8 @@ def interleaved(
                 samples[str(name)].append([timed() for _ in range(BURST)])
             if len(samples[reference]) <= rounds:  # beyond, it waits for the machine to settle
                 advance()
-    if watched.problem:
-        raise UnstableMeasurementError(f"{watched.problem}; run this again when nothing disturbs it")
+    if watch and watch.problem:
+        raise UnstableMeasurementError(f"{watch.problem}; run this again when nothing disturbs it")
     return {name: _timing(np.asarray(samples[name]), np.asarray(samples[reference])) for name in names}
 
 
@@ -97,41 +94,3 @@ def _timing(samples: np.ndarray, reference: np.ndarray) -> Timing:
 def _spread(values: np.ndarray) -> float:
     low, middle, high = np.percentile(values, [25, 50, 75])
     return float((high - low) / middle)
-
-
-def watch(device: DeviceKind) -> "OtherLoad | GpuWatch":
-    """A context that afterwards says in `problem` what disturbed `device` while it was open."""
-    return OtherLoad() if device == "cpu" else GpuWatch()
-
-
-class OtherLoad:
-    """Cores that processes other than this one kept busy inside the `with` block; `cores` is set at its end."""
-
-    cores = 0.0
-
-    @property
-    def problem(self) -> str | None:
-        """Why nothing that was measured meanwhile counts; None where nothing speaks against it."""
-        if self.cores <= OTHERS_LIMIT:
-            return None
-        return (
-            f"the machine is busy: other processes used {self.cores:.1f} cores while latency was measured "
-            f"(load average {os.getloadavg()[0]:.1f})"
-        )
-
-    def __enter__(self) -> "OtherLoad":
-        self._start = self._read()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        wall, busy, own = (after - before for after, before in zip(self._read(), self._start, strict=True))
-        self.cores = max(0.0, (busy - own) / max(wall, 1e-9))
-
-    @staticmethod
-    def _read() -> tuple[float, float, float]:
-        import time
-
-        total, own = psutil.cpu_times(), psutil.Process().cpu_times()
-        idle = total.idle + getattr(total, "iowait", 0.0) + getattr(total, "steal", 0.0)
-        guest = getattr(total, "guest", 0.0) + getattr(total, "guest_nice", 0.0)  # counted in user time already
-        return time.monotonic(), sum(total) - idle - guest, own.user + own.system

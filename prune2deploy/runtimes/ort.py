@@ -12,8 +12,10 @@ import numpy as np
 from prune2deploy.config import Target
 from prune2deploy.errors import CheckFailedError, InputError, MissingPackageError
 from prune2deploy.models.precision import cast
-from prune2deploy.runtimes.base import Arrays, DeviceInfo, DeviceKind, Engine, Runtime, RuntimeInfo, TimedRun
-from prune2deploy.runtimes.devices import affinity, cpu_device, cuda_device, usable_cores
+from prune2deploy.runtimes.base import Arrays, DeviceInfo, Engine, Runtime, RuntimeInfo, TimedRun
+from prune2deploy.runtimes.devices import cpu_device, cuda_device
+from prune2deploy.runtimes.nvml import GpuWatch
+from prune2deploy.runtimes.processors import affinity, usable_cores
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -30,8 +32,8 @@ REPLAYED = 0.01  # how far a replayed answer may be from a plain run's, relative
 class OrtEngine(Engine):
     """An ONNX Runtime session on the CPU."""
 
-    def __init__(self, session: "onnxruntime.InferenceSession"):
-        self.session = session
+    def __init__(self, session: "onnxruntime.InferenceSession", threads: int = 1):
+        self.session, self.threads = session, threads
 
     def run(self, inputs: Arrays) -> np.ndarray:
         """See Engine."""
@@ -44,8 +46,6 @@ class OrtCudaEngine(OrtEngine):
     With CUDA graphs, every `timed` captures one of its own: a graph is bound to its shapes and to the addresses it read.
     """
 
-    device: DeviceKind = "gpu"
-
     def __init__(self, session: "onnxruntime.InferenceSession", cuda_graphs: bool = False):
         super().__init__(session)
         self.cuda_graphs, self.graphs = cuda_graphs, itertools.count(1)  # 0 is ONNX Runtime's own
@@ -53,6 +53,10 @@ class OrtCudaEngine(OrtEngine):
     def run(self, inputs: Arrays) -> np.ndarray:
         """See Engine."""
         return self.session.run(None, inputs, self._run_options(NO_GRAPH))[0]
+
+    def watch(self) -> GpuWatch:
+        """See Engine."""
+        return GpuWatch()
 
     def timed(self, inputs: Arrays) -> TimedRun:
         """See Engine: from the call until the device is done, without copies to and from the host.
@@ -136,7 +140,9 @@ class OnnxRuntime(Runtime):
                 f"ONNX Runtime gave {session.get_providers()[0]} where {self.provider} was asked for: "
                 "CUDA or cuDNN libraries are missing (`prune2deploy doctor` says which)"
             )
-        return OrtEngine(session) if self.target.device == "cpu" else OrtCudaEngine(session, self.target.cuda_graphs)
+        if self.target.device == "gpu":
+            return OrtCudaEngine(session, self.target.cuda_graphs)
+        return OrtEngine(session, self.threads)
 
     def describe(self) -> RuntimeInfo:
         """See Runtime."""

@@ -20,8 +20,10 @@ from prune2deploy.errors import CheckFailedError, InputError, MissingPackageErro
 from prune2deploy.files import replacing, sha256_of
 from prune2deploy.models.onnx_nodes import modules_of
 from prune2deploy.models.precision import cast
-from prune2deploy.runtimes.base import Arrays, DeviceInfo, DeviceKind, Engine, Runtime, RuntimeInfo, Shapes, TimedRun
-from prune2deploy.runtimes.devices import affinity, cuda_device
+from prune2deploy.runtimes.base import Arrays, DeviceInfo, Engine, Runtime, RuntimeInfo, Shapes, TimedRun
+from prune2deploy.runtimes.devices import cuda_device
+from prune2deploy.runtimes.nvml import GpuWatch
+from prune2deploy.runtimes.processors import affinity
 
 if TYPE_CHECKING:
     import onnx
@@ -169,13 +171,15 @@ class TensorRt(Runtime):
 class TensorRtEngine(Engine):
     """A deserialized plan. `runtime`: what deserialized it, which must live as long."""
 
-    device: DeviceKind = "gpu"
-
     def __init__(self, trt: ModuleType, runtime: Any, engine: Any):
         self.trt, self.runtime, self.engine = trt, runtime, engine
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         self.inputs, (self.output, *_) = inputs, [name for name in names if name not in inputs]
+
+    def watch(self) -> GpuWatch:
+        """See Engine."""
+        return GpuWatch()
 
     def run(self, inputs: Arrays) -> np.ndarray:
         """See Engine."""

@@ -63,7 +63,7 @@ def _time_once(
     for point, inputs in workload:
         runs = {name: engine.timed(inputs) for name, engine in engines.items()}
         per_point.append(
-            interleaved(runs, DENSE, rounds, progress, f"{description}, {point}", device=engines[DENSE].device)
+            interleaved(runs, DENSE, rounds, progress, f"{description}, {point}", watch=engines[DENSE].watch())
         )
     weights = [point.weight for point, _ in workload]
     found = {}

@@ -60,7 +60,7 @@ class Synthetic(OrtEngine):
         return rows * (FIXED + SCALE * blocks if self.whole else STACK_FIXED + blocks)
 
 
-def exact_times(runs, reference, rounds, progress, description, seed=0, device="cpu"):
+def exact_times(runs, reference, rounds, progress, description, seed=0, watch=None):
     ms = {name: run() for name, run in runs.items()}
     return {
         name: Timing(time, 0.01, time, time, rounds, time / ms[reference], 1e-5, 0.02)

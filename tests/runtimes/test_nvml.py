@@ -60,7 +60,7 @@ def test_slowed_down_for_a_moment_is_not(says):
 def test_what_was_measured_on_a_busy_gpu_is_refused(says):
     says[:] = [state(other_processes=1)]
     with pytest.raises(UnstableMeasurementError, match="the GPU is busy: 1 other process on it"):
-        interleaved({"a": lambda: 1.0}, "a", 3, Progress(), "looking", device="gpu")
+        interleaved({"a": lambda: 1.0}, "a", 3, Progress(), "looking", watch=GpuWatch())
 
 
 def test_a_table_keeps_some_looks_from_first_to_last():

@@ -8,10 +8,10 @@ import pytest
 
 from prune2deploy.config import Target
 from prune2deploy.errors import CheckFailedError, InputError, MissingPackageError
-from prune2deploy.runtimes import devices
+from prune2deploy.runtimes import ort
 from prune2deploy.runtimes.base import DeviceInfo
-from prune2deploy.runtimes.devices import usable_cores
 from prune2deploy.runtimes.ort import OnnxRuntime, OrtCudaEngine
+from prune2deploy.runtimes.processors import usable_cores
 from prune2deploy.runtimes.registry import runtime_for
 
 
@@ -189,13 +189,9 @@ def test_description_says_what_latency_depends_on():
 
 
 def test_default_is_a_thread_for_each_core_that_we_may_use(monkeypatch):
-    monkeypatch.setattr(devices.psutil, "cpu_count", lambda logical: 8)
-    monkeypatch.setattr(devices, "affinity", lambda: [0, 1, 2])
+    monkeypatch.setattr(ort, "usable_cores", lambda: 3)
     assert OnnxRuntime(Target()).describe().threads == 3
-    monkeypatch.setattr(devices, "affinity", lambda: list(range(16)))
-    assert OnnxRuntime(Target()).describe().threads == 8
-    monkeypatch.setattr(devices.psutil, "cpu_count", lambda logical: None)
-    assert usable_cores() == 1
+    assert OnnxRuntime(Target(threads=5)).describe().threads == 5
 
 
 def test_device_is_this_machine():

@@ -21,10 +21,11 @@ class Telling(Progress):
 class PretendedEngine:
     """Takes `ms`; half to three times as long while `noisy()`."""
 
-    device = "cpu"
-
     def __init__(self, ms, noisy):
         self.ms, self.noisy = ms, noisy
+
+    def watch(self):
+        return None  # nobody else is on this machine
 
     def timed(self, inputs):
         rng = np.random.default_rng(0)
@@ -32,7 +33,7 @@ class PretendedEngine:
 
 
 @pytest.fixture
-def slept(quiet, monkeypatch):
+def slept(monkeypatch):
     """The pauses that were made, without making them."""
     pauses = []
     monkeypatch.setattr(workload.time, "sleep", pauses.append)
