@@ -4,18 +4,19 @@
 labels of its outputs.
 """
 
+import copy
 import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from prune2deploy.budget import Budget
 from prune2deploy.config import BackendName, Project, Target, WorkloadPoint
 from prune2deploy.errors import InputError
-from prune2deploy.files import Record, read_record, sha256_of, write_record
+from prune2deploy.files import Record, pretty_json, read_record, sha256_of, write_text
 from prune2deploy.runtimes.base import DeviceInfo, RuntimeInfo
 from prune2deploy.validation.record import Check, MetricRecord
 
@@ -24,15 +25,21 @@ PART_FILE = "part.json"
 REFERENCE_FILE = "reference.safetensors"
 ENTRY_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 Role = Literal["preprocess", "labels", "ensemble"]
+# What may have had no value in a manifest of version 1: the digest was taken with a null there, and stored was nothing.
+NULLS_OF_PARTS = ("restored_from",)
+NULLS_OF_MODELS = (
+    "restored_from", "table_sha256", "limit_ms", "device.compute_capability", "device.cuda", "device.driver",
+    "target.threads", "target.triton", "target.tensorrt.workspace_gb", "workload.*.seq_len",
+)
 
 
 class Sealed(Record):
     """One version of an entry. `files`: SHA-256 of each of its own files; `shared`: of those that all versions share."""
 
-    schema_version: int = Field(1, ge=1, le=1)
+    schema_version: int = Field(2, ge=1, le=2)
     name: str
     version: int = Field(ge=1)
-    digest: str = Field("", description="SHA-256 of all the rest of this manifest")
+    digest: str = Field("", description="SHA-256 of all the rest of this manifest, as it is stored")
     created_at: str
     restored_from: int | None = Field(None, description="the version that a rollback made this one of")
     files: dict[str, str]
@@ -45,12 +52,6 @@ class Sealed(Record):
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise ValueError(f"{name!r} lies outside the package")
         return files
-
-
-    def own_digest(self) -> str:
-        """What `digest` must be."""
-        said = self.model_dump(mode="json", exclude={"digest"})
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 class Manifest(Sealed):
@@ -92,7 +93,29 @@ class PartManifest(Sealed):
 def write_sealed(sealed: Sealed, version: Path) -> None:
     """Write `sealed` as the manifest of the directory `version`."""
     file = MANIFEST_FILE if isinstance(sealed, Manifest) else PART_FILE
-    write_record(version / file, sealed.model_copy(update={"digest": sealed.own_digest()}))
+    stored = sealed.model_copy(update={"schema_version": 2}).model_dump(mode="json", exclude_none=True)
+    write_text(version / file, pretty_json({**stored, "digest": digest_of(stored)}) + "\n")
+
+
+def digest_of(stored: dict[str, Any]) -> str:
+    """What `digest` must be in a manifest of which this is stored: a field that later releases add changes nothing in it."""
+    said = copy.deepcopy({key: value for key, value in stored.items() if key != "digest"})
+    if said.get("schema_version") == 1:
+        for path in NULLS_OF_PARTS if "role" in said else NULLS_OF_MODELS:
+            _put_null(said, path.split("."))
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _put_null(said: Any, path: list[str]) -> None:
+    """Set the value at `path` to null where there is none, if what holds it is there; `*`: in each item of a list."""
+    first, *rest = path
+    if first == "*":
+        for item in said if isinstance(said, list) else []:
+            _put_null(item, rest)
+    elif isinstance(said, dict) and rest:
+        _put_null(said.get(first), rest)
+    elif isinstance(said, dict):
+        said.setdefault(first, None)
 
 
 def own_files(version: Path) -> dict[str, str]:
@@ -121,10 +144,16 @@ def _files_below(directory: Path) -> list[str]:
 
 def read_sealed(version: Path) -> Manifest | PartManifest:
     """What a version directory says of itself; raises InputError where it is none of ours."""
-    if (version / MANIFEST_FILE).is_file():
-        return read_record(version / MANIFEST_FILE, Manifest, "manifest", "export the model again")
-    if (version / PART_FILE).is_file():
-        return read_record(version / PART_FILE, PartManifest, "manifest", "export the model again")
+    if (file := _manifest_in(version)) == MANIFEST_FILE:
+        return read_record(version / file, Manifest, "manifest", "export the model again")
+    return read_record(version / file, PartManifest, "manifest", "export the model again")
+
+
+def _manifest_in(version: Path) -> str:
+    """The name of the manifest in a version directory; raises InputError where there is none."""
+    for file in (MANIFEST_FILE, PART_FILE):
+        if (version / file).is_file():
+            return file
     raise InputError(f"{version}: no {MANIFEST_FILE} here, so this is not a package of prune2deploy")
 
 
@@ -140,7 +169,8 @@ def seal_problems(entry: Path, version: str) -> list[str]:
     """How the files of a version, and those it shares, differ from what its manifest says; raises InputError."""
     sealed = read_sealed(entry / version)
     problems = [f"version {version} is a link"] if (entry / version).is_symlink() else []
-    if sealed.digest != sealed.own_digest():
+    stored = json.loads((entry / version / _manifest_in(entry / version)).read_text(encoding="utf-8"))
+    if sealed.digest != digest_of(stored):
         problems.append(f"the manifest of version {version} was changed")
     if str(sealed.version) != version:
         problems.append(f"version {version} was made as version {sealed.version}")

@@ -189,13 +189,19 @@ class Classification(Task):
         return lines
 
 
+def called(name: str, features: dict[str, object]) -> str | None:
+    """The column called `name`, or the only one that is called so in other letters (`Text`); None where there is none."""
+    alike = [name] if name in features else [each for each in features if each.lower() == name]
+    return alike[0] if len(alike) == 1 else None
+
+
 def guess_label(features: dict[str, object], given: dict[str, str], where: str) -> str:
     """The label column; `NO_LABEL` only where the user said so."""
     if "label" in given:
         return given["label"]
     for name in LABEL_NAMES:
-        if name in features:
-            return name
+        if found := called(name, features):
+            return found
     raise InputError(
         f"data {where!r} has no label column among: {', '.join(features)}; name it with --label, or say --unlabelled "
         "to calibrate on the model's own soft labels"

@@ -16,7 +16,7 @@ from prune2deploy.data.splits import column, read_split
 from prune2deploy.errors import InputError, NotServableError
 from prune2deploy.files import pretty_json, write_text
 from prune2deploy.tasks.base import LARGEST_BATCH, Arrays, Batch, RawSample, Samples
-from prune2deploy.tasks.classification import Classification, guess_label
+from prune2deploy.tasks.classification import Classification, called, guess_label
 from prune2deploy.tasks.odd_images import odd_images
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class ImageClassification(Classification):
     @classmethod
     def guess_columns(cls, features: dict[str, object], given: dict[str, str], where: str) -> dict[str, str]:
         """See Task."""
-        image = given.get("image") or next((name for name in IMAGE_NAMES if name in features), None)
+        image = given.get("image") or next((found for name in IMAGE_NAMES if (found := called(name, features))), None)
         if image is None:
             has = ", ".join(features)
             raise InputError(f"data {where!r}: which column is the image? Name it with --image; it has: {has}")

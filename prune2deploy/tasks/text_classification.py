@@ -14,7 +14,7 @@ from prune2deploy.data.splits import column, read_split
 from prune2deploy.errors import InputError, NotServableError
 from prune2deploy.files import pretty_json, write_text
 from prune2deploy.tasks.base import LARGEST_BATCH, Arrays, Batch, RawSample, Samples
-from prune2deploy.tasks.classification import Classification, guess_label
+from prune2deploy.tasks.classification import Classification, called, guess_label
 from prune2deploy.tasks.own_tokenizer import TYPES, encode, load_tokenizer, longest_text, sends_types
 
 if TYPE_CHECKING:
@@ -116,10 +116,11 @@ class TextClassification(Classification):
         """See Task."""
         columns: dict[str, str] = {role: given[role] for role in ("text", "text_pair") if role in given}
         if "text" not in columns:
-            pair = next((pair for pair in PAIRS if set(pair) <= set(features)), None)
-            single = next((name for name in SINGLES if name in features), None)
-            if pair and "text_pair" not in columns:
-                columns = {"text": pair[0], "text_pair": pair[1]}
+            pairs = ((called(first, features), called(second, features)) for first, second in PAIRS)
+            first, second = next(((first, second) for first, second in pairs if first and second), (None, None))
+            single = next((found for name in SINGLES if (found := called(name, features))), None)
+            if first and second and "text_pair" not in columns:
+                columns = {"text": first, "text_pair": second}
             elif single:
                 columns = {"text": single, **columns}
             else:

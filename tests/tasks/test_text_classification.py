@@ -36,6 +36,9 @@ def refusal(function, *args, **kwargs):
     [
         (["text", "label"], {}, {"text": "text", "label": "label"}),
         (["idx", "sentence", "labels"], {}, {"text": "sentence", "label": "labels"}),
+        (["Text", "Label"], {}, {"text": "Text", "label": "Label"}),
+        (["text", "Text", "LABEL"], {}, {"text": "text", "label": "LABEL"}),
+        (["Premise", "Hypothesis", "label"], {}, {"text": "Premise", "text_pair": "Hypothesis", "label": "label"}),
         (
             ["premise", "hypothesis", "label"],
             {},
