@@ -6,6 +6,14 @@ Each message is one line: what is wrong, where, and what to do. The command line
 import math
 
 
+def reason_of(error: BaseException, limit: int = 200) -> str:
+    """What a library's exception says, on one line: its first line that says anything, or its kind."""
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if isinstance(error, KeyError):
+        said = f"nothing is called {said}"
+    return (said or type(error).__name__)[:limit]
+
+
 class Prune2DeployError(Exception):
     """Root of every error this package raises on purpose."""
 

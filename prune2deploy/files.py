@@ -16,6 +16,7 @@ from prune2deploy.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
+LFS_POINTER = b"version https://git-lfs"
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -110,6 +111,17 @@ def pretty_json(value: object, indent: int = 0) -> str:
         rows = [pad + pretty_json(item, indent + 1) for item in value]
         return "[\n" + ",\n".join(rows) + "\n" + "  " * indent + "]"
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def refuse_missing(path: Path) -> None:
+    """Raise InputError where `path`, which a directory lists, is no file with content: a link to nothing, a placeholder."""
+    if path.is_symlink() and not path.exists():
+        raise InputError(f"{path}: links to {path.readlink()}, which is not there; download it again")
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory, where a file should be")
+    with path.open("rb") as stream:
+        if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise InputError(f"{path}: a pointer of git-lfs in place of the file; run `git lfs pull` in its folder")
 
 
 def seen_from(root: Path, path: str | Path) -> Path:

@@ -9,7 +9,7 @@ from prune2deploy.config import PROJECT_FILE, Project, project_from, refuse_exis
 from prune2deploy.data.splits import guess_splits, left_out, open_data, share_rows, split_name, unused_splits
 from prune2deploy.errors import InputError, NotServableError
 from prune2deploy.models.checkpoint import load_dense, refuse_pruned, resolve_model
-from prune2deploy.models.configuration import load_config, unknown_options
+from prune2deploy.models.configuration import load_config, worth_a_look
 from prune2deploy.progress import Progress
 from prune2deploy.tasks.base import Samples, Score, Task
 from prune2deploy.tasks.predict import Run, torch_run
@@ -64,6 +64,7 @@ def init(
     refuse_pruned(directory)
     kind = task_named(task) if task else task_for((config.architectures or ["none"])[0])
     values, notes = described(model, data, root, kind, columns or {}, splits)
+    values["workload"] = [kind.default_point(config).model_dump(exclude_none=True)]
     for key, value in (settings or {}).items():
         values[key] = {**values[key], **value} if isinstance(values.get(key), dict) else value
     project = project_from(values, root, "the project")
@@ -71,8 +72,7 @@ def init(
     looked_at.label_names()
     evaluation = looked_at.evaluation()
     looked_at.calibration(project.calibration.samples, project.calibration.seed)
-    if unknown := unknown_options(directory):
-        notes.append(f"config.json has options that transformers does not read for this model: {', '.join(unknown)}")
+    notes += worth_a_look(directory)
     with progress.track("asking transformers' pipeline", 3) as advance:
         run = torch_run(load_dense(directory))
         advance()
@@ -106,7 +106,6 @@ def described(
         "model": model,
         "task": kind.name,
         "data": {"path": data, "calibration": chosen[0], "evaluation": chosen[1], "columns": guessed},
-        "workload": [kind.default_point().model_dump(exclude_none=True)],
     }
     return values, notes
 

@@ -122,6 +122,11 @@ def test_every_option_is_written_down(here, bert_dir, tmp_path):
     assert values["calibration"]["samples"] == 64
 
 
+def test_default_workload_is_one_that_the_model_takes(here, bert_dir, text_data):
+    answer(cli("init", bert_dir, "--data", text_data, "--json"))
+    assert written(here)["workload"] == [{"batch": 1, "seq_len": 32, "weight": 1.0}]
+
+
 def test_several_lengths_of_one_batch_size(here, bert_dir, text_data):
     answer(cli("init", bert_dir, "--data", text_data, "--batch", 4, "--seq-len", 8, "--seq-len", 32, "--json"))
     assert [(point.batch, point.seq_len) for point in load_project().workload] == [(4, 8), (4, 32)]
@@ -263,7 +268,7 @@ def test_project_file_that_is_there_is_never_replaced(here, bert_dir, text_data)
 
 
 def test_workload_that_the_model_cannot_run(here, bert_dir, vit_dir, text_data, image_data):
-    refuses(here, cli("init", bert_dir, "--data", text_data), "batch 1 × 128", "at most 32 tokens")
+    refuses(here, cli("init", bert_dir, "--data", text_data, "--seq-len", 33), "batch 1 × 33", "at most 32 tokens")
     refuses(here, cli("init", vit_dir, "--data", image_data, *SHORT), "leave --seq-len out")
     refuses(here, cli("init", bert_dir, "--data", text_data, *SHORT, "--max-length", 33), "at most 32 tokens")
 

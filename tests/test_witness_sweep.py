@@ -241,6 +241,13 @@ def of(name, **values):
     return processor(image_processor_type=f"{name}ImageProcessor", **values)
 
 
+def in_another_file(directory):
+    file = directory / "preprocessor_config.json"
+    said = {"image_processor": json.loads(file.read_text(encoding="utf-8"))}
+    (directory / "processor_config.json").write_text(json.dumps(said), encoding="utf-8")
+    file.unlink()
+
+
 # of these, a server resizes, crops, rescales and normalises; what else one does is seen by its answers alone
 OTHERWISE = "transformers' pipeline gives"
 PROCESSORS = {
@@ -252,6 +259,8 @@ PROCESSORS = {
     "bicubic": (processor(resample=3), None),
     "lanczos": (processor(resample=1), None),
     "nearest": (processor(resample=0), None),
+    "resample by name": (processor(resample="bicubic"), "Pillow's number"),
+    "resample as a fraction": (processor(resample=2.0), None),
     "resample unsaid": (processor(resample=None), "`resample` must be specified"),
     "no normalising": (processor(do_normalize=False), None),
     "no rescaling": (processor(do_rescale=False, image_mean=[99, 100, 101], image_std=[50, 60, 70]), None),
@@ -264,6 +273,7 @@ PROCESSORS = {
     "LeViT": (of("Levit", size={"shortest_edge": 16}, crop_size=SQUARE, do_center_crop=True), OTHERWISE),
     "EfficientNet": (of("EfficientNet", rescale_offset=True, rescale_factor=1 / 127.5), OTHERWISE),
     "padding": (processor(do_pad=True, pad_size={"height": 32, "width": 32}), "32 × 32"),
+    "another file": (in_another_file, None),
     "unknown class": (of("Nobodys"), "preprocessor_config.json"),
     "too few means": (processor(image_mean=[0.5], image_std=[0.5]), "mean must have"),
 }

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from prune2deploy.budget import Budget
-from prune2deploy.errors import InputError
+from prune2deploy.errors import InputError, reason_of
 from prune2deploy.files import Record, read_record, seen_from, sha256_of, share, write_record
 from prune2deploy.models.configuration import load_config
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import family_of
-from prune2deploy.models.weights import refuse_unfit, weight_files
+from prune2deploy.models.weights import refuse_unfit, weight_files, weights_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -93,7 +93,7 @@ class PrunedRecord(Record):
 def digest_of_model(directory: Path) -> str:
     """Hash of a model's configuration and weights."""
     digest = hashlib.sha256()
-    for file in [directory / "config.json", *sorted(directory.glob("*.safetensors"))]:
+    for file in [directory / "config.json", *weights_in(directory)]:
         digest.update(sha256_of(file).encode())
     return digest.hexdigest()
 
@@ -138,7 +138,7 @@ def load_dense(directory: Path) -> "PreTrainedModel":
 
     config = load_config(directory)
     refuse_pruned(directory)
-    weight_files(directory, config)
+    files = weight_files(directory, config)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
@@ -147,9 +147,8 @@ def load_dense(directory: Path) -> "PreTrainedModel":
             trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True,
         )
     except Exception as error:  # safetensors, torch and transformers each raise their own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{directory}: the weights cannot be loaded: {reason}") from None
-    refuse_unfit(model, loading, directory)
+        raise InputError(f"{directory}: the weights cannot be loaded: {reason_of(error)}; copy the files again") from None
+    refuse_unfit(model, loading, files, directory)
     _refuse_non_finite(model, directory)
     return model.eval().requires_grad_(False)
 

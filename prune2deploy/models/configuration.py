@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune2deploy.errors import InputError
-from prune2deploy.models.label_maps import label_names
-from prune2deploy.models.registry import family_of
+from prune2deploy.errors import InputError, reason_of
+from prune2deploy.files import refuse_missing
+from prune2deploy.models.label_maps import is_placeholder, label_names
+from prune2deploy.models.registry import family_named
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -19,13 +20,13 @@ SWITCHES = {
     "use_cache": False,
     "chunk_size_feed_forward": 0,
 }
-# Options that transformers 4 honoured and transformers 5 reads over, or that we do, with the value that changes nothing.
+# Options that transformers 4 honoured and transformers 5 reads over, or that we do; empty, they say nothing.
 IGNORED = {
-    "position_embedding_type": ("absolute", "transformers 5 has absolute positions only here, and answers otherwise"),
-    "pruned_heads": ({}, "its heads are pruned already, which transformers 5 cannot load; give the model from before"),
-    "per_layer_config": ({}, "its layers differ from each other, which is not supported yet"),
-    "add_cross_attention": (False, "it attends to another model's states, which is not supported yet"),
-    "quantization_config": ({}, "it is quantised; give the model from before"),
+    "position_embedding_type": "transformers 5 has absolute positions only here, and answers otherwise",
+    "pruned_heads": "its heads are pruned already, which transformers 5 cannot load; give the model from before",
+    "per_layer_config": "its layers differ from each other, which is not supported yet",
+    "add_cross_attention": "it attends to another model's states, which is not supported yet",
+    "quantization_config": "it is quantised; give the model from before",
 }
 OTHER_HEADS = {
     "regression": "it predicts numbers (regression)",
@@ -44,6 +45,7 @@ REMARKS = {
     "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "prefix", "remove_invalid_values", "repetition_penalty",
     "return_dict_in_generate", "sep_token_id", "sentence_transformers", "suppress_tokens", "task_specific_params",
     "temperature", "tf_legacy_loss", "tie_encoder_decoder", "tokenizer_class", "top_k", "top_p", "torch_dtype",
+    "head_dim", "name_or_path",
     "torchscript", "transformers.js_config", "transformers_weights", "typical_p", "use_bfloat16", "use_return_dict",
     "attn_implementation", "_attn_implementation_autoset", *ACTIVATIONS, *IGNORED,
 }  # fmt: skip
@@ -55,19 +57,15 @@ def load_config(directory: Path) -> "PretrainedConfig":
     Raises InputError where it is missing, not supported, or says something that loading the model would read over.
     """
     path, values = read_config(directory)
+    family = family_named(values["model_type"])
+    refuse_ignored(values, path)
     try:
         config = _parsed(values, directory)
     except Exception as error:  # transformers raises whatever its validators raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: not usable as a {values['model_type']} configuration: {reason[:300]}") from None
-    family = family_of(config)
-    architecture = (config.architectures or ["none"])[0]
-    if architecture not in family.architectures:
-        raise InputError(
-            f"{path}: the model is a {architecture}; supported for {config.model_type} are: "
-            f"{', '.join(family.architectures)} (fine-tune it for a task first)"
-        )
-    refuse_ignored(values, path)
+    config.architectures = [_architecture(values, family.architectures, path)]
+    refuse_odd_sizes(config, values, path)
     names = label_names(values, path)
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
@@ -81,30 +79,73 @@ def load_config(directory: Path) -> "PretrainedConfig":
 def read_config(directory: Path) -> tuple[Path, dict[str, Any]]:
     """`config.json` of a model directory and what is in it; raises InputError where it is no configuration."""
     path = directory / "config.json"
-    if not path.is_file():
-        raise InputError(f"{directory}: no config.json here; a model directory has one, beside model.safetensors")
+    if path.is_symlink() or path.exists():
+        refuse_missing(path)
+    else:
+        raise InputError(
+            f"{directory}: no config.json here; a model directory has one, beside model.safetensors{_elsewhere(directory)}"
+        )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        named = isinstance(values["model_type"], str)
-    except (ValueError, OSError, KeyError, TypeError):
-        named = False
-    if not named:
+    except (ValueError, OSError, RecursionError) as error:
+        raise InputError(f"{path}: not a transformers configuration: cannot be read as JSON: {reason_of(error)}") from None
+    if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
         raise InputError(f"{path}: not a transformers configuration (no readable `model_type`)")
     return path, values
+
+
+def _elsewhere(directory: Path) -> str:
+    """Where a model may be instead."""
+    if (directory / "adapter_config.json").is_file():
+        return " (adapter_config.json: this is an adapter; merge it into its model and save the result)"
+    below = sorted(path.parent.name for path in directory.glob("*/config.json"))
+    return f" (there is one in {below[-1]}/)" if below else ""
 
 
 def _parsed(values: dict[str, Any], directory: Path) -> "PretrainedConfig":
     """`values` as transformers reads them, but for the label maps, which we read ourselves."""
     from transformers import AutoConfig
 
-    said = {key: value for key, value in values.items() if key not in ("model_type", "id2label", "label2id", "num_labels")}
+    ours = {"model_type", "id2label", "label2id", "num_labels", "architectures", "name_or_path", "self", "cls", *IGNORED}
+    said = {key: value for key, value in values.items() if key not in ours}
     return AutoConfig.for_model(values["model_type"], **said, name_or_path=str(directory))
+
+
+def _architecture(values: dict[str, Any], supported: tuple[str, ...], path: Path) -> str:
+    """The class of the model, the first that is supported where several are named."""
+    named = values.get("architectures") or []
+    named = [named] if isinstance(named, str) else named
+    if not isinstance(named, list) or not named:
+        raise InputError(
+            f"{path}: architectures does not say which class the model is, such as {supported[0]}; save the model with "
+            "save_pretrained"
+        )
+    if found := next((name for name in named if name in supported), None):
+        return str(found)
+    raise InputError(
+        f"{path}: the model is a {named[0]}; supported for {values['model_type']} are: {', '.join(supported)} (fine-tune it "
+        "for a task first)"
+    )
+
+
+def refuse_odd_sizes(config: "PretrainedConfig", values: dict[str, Any], path: Path) -> None:
+    """Raise InputError where layers, heads or the activation are none that a model can have."""
+    from transformers.activations import ACT2FN
+
+    layers, heads, hidden = config.num_hidden_layers, config.num_attention_heads, config.hidden_size
+    if min(layers, heads, hidden) < 1:
+        raise InputError(f"{path}: {layers} layers, {heads} heads and hidden_size {hidden}: each must be 1 or more")
+    if hidden % heads or values.get("head_dim") not in (None, hidden // heads):
+        size = values.get("head_dim") or f"hidden_size {hidden} / {heads}"
+        raise InputError(f"{path}: {heads} heads of {size}: only heads that are equal shares of hidden_size work yet")
+    if config.hidden_act not in ACT2FN:
+        raise InputError(f"{path}: hidden_act {config.hidden_act!r} is no activation that transformers knows")
 
 
 def refuse_ignored(values: dict[str, Any], path: Path) -> None:
     """Raise InputError, naming it, where an option asks for what loading the model would not give."""
-    for option, (harmless, reason) in IGNORED.items():
-        if values.get(option) not in (None, harmless):
+    for option, reason in IGNORED.items():
+        if values.get(option) and str(values[option]).lower() != "absolute":
             raise InputError(f"{path}: {option} is {json.dumps(values[option])[:80]}: {reason}")
     auto_map = values.get("auto_map")
     own = [name for name in auto_map if name.startswith("AutoModel")] if isinstance(auto_map, dict) else []
@@ -124,7 +165,8 @@ def refuse_other_heads(values: dict[str, Any], outputs: int, path: Path) -> None
             f"{path}: the model has one output: a score, as of a reranker or a regressor, which is not supported yet "
             "(classification needs two labels or more)"
         )
-    said = {**values, **(values.get("sentence_transformers") or {})}
+    beside = values.get("sentence_transformers")
+    said = {**values, **(beside if isinstance(beside, dict) else {})}
     for option in ("function_to_apply", *ACTIVATIONS):
         function = said.get(option)
         if function is not None and str(function).rpartition(".")[2].lower() not in SOFTMAX_OR_NONE:
@@ -134,9 +176,18 @@ def refuse_other_heads(values: dict[str, Any], outputs: int, path: Path) -> None
             )
 
 
-def unknown_options(directory: Path) -> list[str]:
-    """The options in `config.json` that nothing reads, as far as we know: worth a look by whoever made the model."""
+def worth_a_look(directory: Path) -> list[str]:
+    """What whoever made the model in `directory` should know: options that nothing reads, names that others do not use."""
     values = read_config(directory)[1]
     config = load_config(directory)
     known = {*type(config).__dataclass_fields__, *config.attribute_map, *REMARKS}
-    return sorted(set(values) - known)
+    notes = []
+    if unknown := sorted(set(values) - known):
+        notes.append(f"config.json has options that transformers does not read for this model: {', '.join(unknown)}")
+    theirs = {int(index): str(name) for index, name in (values.get("id2label") or {}).items()}
+    if is_placeholder(theirs) and not is_placeholder(config.id2label):
+        notes.append(
+            "id2label in config.json names no class, so that transformers' pipeline answers LABEL_0, LABEL_1, …; what is "
+            "served has the names of label2id"
+        )
+    return notes

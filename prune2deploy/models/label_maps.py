@@ -32,9 +32,11 @@ def label_names(values: Mapping[str, Any], path: Path) -> list[str]:
         forward = backward if is_placeholder(forward) else forward
     names = forward or backward
     count = values.get("num_labels")
+    if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+        raise InputError(f"{path}: num_labels is {count!r}, which is no number of labels; leave it out, or write id2label")
     if not names:
-        return [f"LABEL_{index}" for index in range(count if isinstance(count, int) and count > 0 else DEFAULT_LABELS)]
-    if isinstance(count, int) and count != len(names):
+        return [f"LABEL_{index}" for index in range(count or DEFAULT_LABELS)]
+    if count is not None and count != len(names):
         raise InputError(f"{path}: num_labels is {count}, and there are {len(names)} labels ({_shown(names)})")
     return [names[index] for index in range(len(names))]
 
@@ -42,10 +44,11 @@ def label_names(values: Mapping[str, Any], path: Path) -> list[str]:
 def _id2label(given: Any, path: Path) -> dict[int, str]:
     if given is None:
         return {}
-    if isinstance(given, list):
-        given = dict(enumerate(given))
     if not isinstance(given, dict):
         raise InputError(f"{path}: id2label is no map from ids to names")
+    for index, name in given.items():
+        if not isinstance(name, str | int | float):
+            raise InputError(f"{path}: id2label calls output {index} {name!r}, which is no name")
     return _checked([(index, str(name)) for index, name in given.items()], "id2label", path)
 
 
@@ -67,6 +70,7 @@ def _checked(pairs: list[tuple[Any, str]], which: str, path: Path) -> dict[int, 
         if number in names:
             raise InputError(f"{path}: {which} gives id {number} to {names[number]!r} and to {name!r}")
         names[number] = name
+        _refuse_unwritable(name, which, path)
     if sorted(names) != list(range(len(names))):
         raise InputError(
             f"{path}: {which} has the ids {_listed(sorted(names))}; the model's outputs count from 0 to {len(names) - 1}: "
@@ -76,6 +80,16 @@ def _checked(pairs: list[tuple[Any, str]], which: str, path: Path) -> dict[int, 
         twice = next(name for name in names.values() if list(names.values()).count(name) > 1)
         raise InputError(f"{path}: {which} calls two outputs {twice!r}: give each a name of its own")
     return {index: names[index] for index in sorted(names)}
+
+
+def _refuse_unwritable(name: str, which: str, path: Path) -> None:
+    """Raise InputError for a name that no file of labels, a line each, can hold."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: {which} has the name {name!r}, which holds half a letter (a lone surrogate)") from None
+    if "\n" in name:
+        raise InputError(f"{path}: {which} has {name!r} with a line break, and a server keeps a label a line: rename it")
 
 
 def _shown(names: Mapping[int, str]) -> str:

@@ -15,13 +15,16 @@ FAMILIES: dict[str, Family] = {family.model_type: family for family in (Bert(), 
 
 
 def family_of(config: "PretrainedConfig") -> Family:
-    """The family that `config` belongs to; raises InputError, naming those supported, when there is none."""
-    family = FAMILIES.get(config.model_type)
-    if family is None:
-        raise InputError(
-            f"models of type {config.model_type!r} are not supported yet; supported are: {', '.join(sorted(FAMILIES))}"
-        )
-    return family
+    """The family that `config` belongs to."""
+    return family_named(config.model_type)
+
+
+def family_named(model_type: str) -> Family:
+    """The family of that type; raises InputError, naming those supported, when there is none."""
+    if model_type not in FAMILIES:
+        supported = ", ".join(sorted(FAMILIES))
+        raise InputError(f"models of type {model_type[:80]!r} are not supported yet; supported are: {supported}")
+    return FAMILIES[model_type]
 
 
 def blocks_of(model: "PreTrainedModel") -> list[Block]:

@@ -2,23 +2,27 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune2deploy.errors import InputError
+from prune2deploy.files import refuse_missing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Weights that no answer depends on: buffers that are computed anew, and heads of the pretraining beside a classifier's.
 HARMLESS = re.compile(
-    r"(^|\.)position_ids$|(^|\.)embeddings\.token_type_ids$|^cls\.(predictions|seq_relationship)\.|^vit\.pooler\."
+    r"(^|\.)position_ids$|(^|\.)embeddings\.(token_type_ids|mask_token)$|^cls\.(predictions|seq_relationship)\.|^vit\.pooler\."
 )
 VARIANT = re.compile(r"model\.[\w-]+(-\d{5}-of-\d{5})?\.safetensors")  # the same weights in another precision
 PREFIXES = {
     "module.": "torch's DataParallel: save model.module",
     "_orig_mod.": "torch.compile: save model._orig_mod",
+    "model._orig_mod.": "torch.compile: save model._orig_mod",
+    "_forward_module.": "a training framework: save the model inside it with save_pretrained",
     "_fsdp_wrapped_module.": "FSDP: save the full state dict",
     "base_model.model.": "PEFT: merge the adapter (merge_and_unload) and save that",
     "model.": "a training framework: save the model inside it with save_pretrained",
@@ -26,12 +30,12 @@ PREFIXES = {
     "net.": "a training framework: save the model inside it with save_pretrained",
 }
 MARKS = {
-    r"\.lora_[AB]\b|\.lora_embedding_|\.modules_to_save\.|\.adapters?\.": (
+    r"\.lora_[AB]\b|\.lora_embedding_|\.modules_to_save\.|\.base_layer\.|\.adapters?\.": (
         "they are those of an adapter that is not merged: merge it (merge_and_unload) and save the result"
     ),
     r"\.(weight|bias)_(orig|mask)$": "torch's pruning is not made permanent: call prune.remove, then save",
     r"\.(weight_[gv]|parametrizations\..*)$": "a parametrisation is not removed: call remove_parametrizations, then save",
-    r"\.(SCB|qweight|qzeros|scales|absmax|weight_scale|quant_state.*|weight_format)$": (
+    r"\.(SCB|qweight|qzeros|scales|absmax|weight_scale(_inv)?|quant_state.*|weight_format)$": (
         "they are quantised: give the model from before"
     ),
 }
@@ -45,34 +49,46 @@ CHANGING = {
     "model_head.safetensors": "a head of its own (SetFit)",
 }
 PLAIN_MODULES = ("Transformer", "Pooling", "Normalize", "CrossEncoder")
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+REAL = ("F16", "BF16", "F32", "F64")  # safetensors' names of the types that weights are stored in
 SHOWN = 3
 
 
 def weight_files(directory: Path, config: Any) -> list[Path]:
     """The files that transformers reads the weights from; raises InputError where there are none, or others count, too."""
-    named = getattr(config, "transformers_weights", None)
-    single, index = directory / (named or "model.safetensors"), directory / "model.safetensors.index.json"
-    if single.name.endswith(".index.json"):
-        single, index = directory / "model.safetensors", single
-    if single.is_file():
-        used = [single]
-    elif index.is_file():
-        used = [directory / name for name in _shards(index)]
+    named = getattr(config, "transformers_weights", None) or SINGLE
+    if not isinstance(named, str) or Path(named).name != named:
+        raise InputError(f"{directory}: transformers_weights is {named!r}, which names no file of weights in this directory")
+    single, index = (SINGLE, named) if named.endswith(".index.json") else (named, INDEX)
+    if _is_there(directory / single):
+        used = [directory / single]
+    elif _is_there(directory / index):
+        used = [directory / name for name in _shards(directory / index)]
     else:
         raise InputError(f"{directory}: no safetensors weights here{_instead(directory)}")
+    for file in used:
+        refuse_missing(file)
     refuse_beside(directory, used)
     return used
 
 
+def _is_there(path: Path) -> bool:
+    return path.exists() or path.is_symlink()
+
+
 def _shards(index: Path) -> list[str]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, OSError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{index}: no readable index of weights; save the model anew with save_pretrained") from None
+        names = sorted(set(map(str, json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())))
+    except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError):
+        names = []
+    if not names:
+        raise InputError(f"{index}: no readable index of weights; save the model anew with save_pretrained")
     for name in names:
-        if not (index.parent / str(name)).is_file():
+        if Path(name).name != name:
+            raise InputError(f"{index}: names {name}, which lies elsewhere; weights must lie in the model's own directory")
+        if not _is_there(index.parent / name):
             raise InputError(f"{index}: names {name}, which is not here; copy it from where the model came from")
-    return [str(name) for name in names]
+    return names
 
 
 def _instead(directory: Path) -> str:
@@ -83,8 +99,13 @@ def _instead(directory: Path) -> str:
     pickles = sorted(path.name for path in directory.glob("*.bin"))
     if pickles:
         return f" ({pickles[0]} is a pickle, which is never loaded: convert it to safetensors)"
-    others = sorted(path.name for path in directory.glob("*.safetensors"))
-    return f" ({others[0]} is not loaded: weights are in model.safetensors)" if others else ""
+    others = weights_in(directory)
+    return f" ({others[0].name} is not loaded: weights are in {SINGLE})" if others else ""
+
+
+def weights_in(directory: Path) -> list[Path]:
+    """Every file of weights that lies in a model's directory, in order; hidden ones are a Mac's own."""
+    return sorted(path for path in directory.glob("*.safetensors") if not path.name.startswith("."))
 
 
 def refuse_beside(directory: Path, used: Collection[Path]) -> None:
@@ -92,7 +113,7 @@ def refuse_beside(directory: Path, used: Collection[Path]) -> None:
     for name, what in CHANGING.items():
         if (directory / name).exists():
             raise InputError(f"{directory}: {name} is {what}; its weights are not in {sorted(used)[0].name}")
-    for file in sorted(directory.glob("*.safetensors")):
+    for file in weights_in(directory):
         if file not in used and not VARIANT.fullmatch(file.name):
             raise InputError(
                 f"{directory}: {file.name} lies beside {sorted(used)[0].name} and is not loaded: move it away if it is not "
@@ -113,14 +134,18 @@ def _refuse_modules(path: Path) -> None:
         raise InputError(f"{path}: the model goes on in a module {more[0]!r}, which is not supported yet")
 
 
-def refuse_unfit(model: "PreTrainedModel", loading: dict[str, Any], directory: Path) -> None:
-    """Raise InputError, with names and shapes, where weights were not used, are missing or have other shapes.
+def refuse_unfit(model: "PreTrainedModel", loading: dict[str, Any], files: list[Path], directory: Path) -> None:
+    """Raise InputError, with names and shapes, where weights were not used, are missing or have other shapes or types.
 
     Args:
         model: what was loaded, with sizes that do not fit ignored.
         loading: what `from_pretrained(output_loading_info=True)` says.
+        files: what it was loaded from.
         directory: of the model, for the message.
     """
+    stored = _stored(files)
+    if odd := [f"{name} ({kind})" for name, kind in stored if kind not in REAL]:
+        raise InputError(f"{directory}: {_some(odd)}: weights that are no floating point numbers; give the one from before")
     unexpected = sorted(name for name in loading["unexpected_keys"] if not HARMLESS.search(name))
     missing = sorted(loading["missing_keys"])
     wrong = sorted((name, tuple(had), tuple(wants)) for name, had, wants in loading["mismatched_keys"])
@@ -134,6 +159,31 @@ def refuse_unfit(model: "PreTrainedModel", loading: dict[str, Any], directory: P
     if missing:
         hint = "; is it fine-tuned?" if _only_head(missing, model) else ": the file is not the whole model"
         raise InputError(f"{directory}: the weights lack {missing[0]} ({len(missing)} missing in all){hint}")
+    if len(stored) > len(model.state_dict()):
+        alike = Counter(_bare(name, model) for name, _ in stored)
+        twice = [name for name, _ in stored if alike[_bare(name, model)] > 1]
+        raise InputError(
+            f"{directory}: {len(stored)} weights for {len(model.state_dict())} of the model, so that some are not used: "
+            f"{_some(twice) or 'two names stand for one'}; remove the others"
+        )
+
+
+def _stored(files: list[Path]) -> list[tuple[str, str]]:
+    """The name and the type of every tensor in `files` that an answer may depend on."""
+    from safetensors import safe_open
+
+    found = []
+    for file in files:
+        with safe_open(file, "numpy") as tensors:
+            found += [(name, tensors.get_slice(name).get_dtype()) for name in tensors.keys() if not HARMLESS.search(name)]  # noqa: SIM118
+    return found
+
+
+def _bare(name: str, model: "PreTrainedModel") -> str:
+    """`name` without what checkpoints differ in: the prefix of the encoder, and the old names of a norm's weights."""
+    while name.startswith(f"{model.base_model_prefix}."):
+        name = name.removeprefix(f"{model.base_model_prefix}.")
+    return name.replace(".gamma", ".weight").replace(".beta", ".bias")
 
 
 def _cause(unexpected: list[str], known: set[str]) -> str:

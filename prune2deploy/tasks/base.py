@@ -132,8 +132,8 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
-    def default_point(cls) -> WorkloadPoint:
-        """The workload of a project that names none."""
+    def default_point(cls, config: "PretrainedConfig") -> WorkloadPoint:
+        """The workload of a project that names none, for a model with this configuration."""
 
     @abstractmethod
     def check_point(self, point: WorkloadPoint) -> None:

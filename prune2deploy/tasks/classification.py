@@ -172,7 +172,7 @@ class Classification(Task):
         model_class = getattr(transformers, self.config.architectures[0])
         return model_class.from_pretrained(
             self.model_dir, config=copy.deepcopy(self.config), dtype=torch.float32, use_safetensors=True,
-            trust_remote_code=False,
+            trust_remote_code=False, attn_implementation="eager",
         ).eval()  # fmt: skip
 
     def in_order(self, answer: list[Any]) -> np.ndarray:

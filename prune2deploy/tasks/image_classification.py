@@ -13,7 +13,7 @@ import numpy as np
 from prune2deploy.config import WorkloadPoint
 from prune2deploy.data.image_columns import as_images
 from prune2deploy.data.splits import column, read_split
-from prune2deploy.errors import InputError, NotServableError
+from prune2deploy.errors import InputError, NotServableError, reason_of
 from prune2deploy.files import pretty_json, write_text
 from prune2deploy.tasks.base import LARGEST_BATCH, Arrays, Batch, RawSample, Samples
 from prune2deploy.tasks.classification import Classification, called, guess_label
@@ -21,9 +21,10 @@ from prune2deploy.tasks.odd_images import odd_images
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 RAW_NAME = "IMAGE"
+SETTINGS_FILES = ("preprocessor_config.json", "processor_config.json")
 IMAGE_NAMES = ("image", "img", "pixel_values")
 
 
@@ -72,9 +73,8 @@ class ImageSamples(Samples):
         try:
             return self.task.pixels(self.file(index))
         except Exception as error:  # PIL raises many kinds for a broken file
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             place = self.task.placed(self.rows, index, self.split)
-            raise InputError(f"data {self.task.data.path!r}, {place}: {reason}") from None
+            raise InputError(f"data {self.task.data.path!r}, {place}: {reason_of(error)}") from None
 
 
 class ImageClassification(Classification):
@@ -96,14 +96,15 @@ class ImageClassification(Classification):
         return {"image": image, "label": guess_label(features, given, where)}
 
     @classmethod
-    def default_point(cls) -> WorkloadPoint:
+    def default_point(cls, config: "PretrainedConfig") -> WorkloadPoint:
         """One image."""
         return WorkloadPoint(batch=1, seq_len=None, weight=1.0)
 
     @property
     def settings_file(self) -> Path:
         """What says how images are processed."""
-        return self.model_dir / "preprocessor_config.json"
+        found = (path for name in SETTINGS_FILES if (path := self.model_dir / name).is_file())
+        return next(found, self.model_dir / SETTINGS_FILES[0])
 
     @functools.cached_property
     def processor(self) -> Any:
@@ -123,7 +124,7 @@ class ImageClassification(Classification):
         try:
             return AutoImageProcessor.from_pretrained(self.model_dir, backend="pil", trust_remote_code=False)
         except Exception as error:  # whatever a broken file makes its parser raise
-            raise InputError(f"{self.settings_file}: {(str(error) or type(error).__name__).splitlines()[0]}") from None
+            raise InputError(f"{self.settings_file}: {reason_of(error)}") from None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -151,13 +152,14 @@ class ImageClassification(Classification):
 
     def pixels(self, data: bytes) -> np.ndarray:
         """The encoded image `data` as the model takes it, [channels, height, width]; raises ValueError for what is none."""
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
         from transformers.image_utils import load_image
 
         try:
             image = load_image(Image.open(io.BytesIO(data)))  # turned as its EXIF says, in red, green and blue
         except Exception as error:  # PIL raises many kinds for a broken file
-            raise ValueError(f"not a readable image: {error}") from None
+            said = "no kind of image that Pillow knows" if isinstance(error, UnidentifiedImageError) else reason_of(error)
+            raise ValueError(f"not a readable image: {said}; mend it, or leave it out") from None
         pixels = self.processor(image, return_tensors="np")["pixel_values"][0].astype(np.float32)
         if pixels.shape != self.shape:
             made, wanted = (" × ".join(map(str, shape[1:])) for shape in (pixels.shape, self.shape))
@@ -218,7 +220,7 @@ class ImageClassification(Classification):
         crop = self._edges(said.get("crop_size")) if said.get("do_center_crop") else None
         settings = {
             "resize": size,
-            "resample": said.get("resample"),
+            "resample": self._filter(said.get("resample")),
             "crop": crop * 2 if crop and len(crop) == 1 else crop,
             "scale": said["rescale_factor"] if said.get("do_rescale") else 1.0,
             "mean": said["image_mean"] if said.get("do_normalize") else [0.0] * channels,
@@ -229,6 +231,12 @@ class ImageClassification(Classification):
         if crop is None and (size is None or len(size) == 1):  # what comes out depends on what comes in
             settings["only"] = list(self.shape[1:])
         write_text(directory / "preprocessing.json", pretty_json(settings) + "\n")
+
+    def _filter(self, said: Any) -> int | None:
+        """The number of Pillow's filter; the processor does not understand its name, and takes another filter."""
+        if isinstance(said, str):
+            raise NotServableError(f"{self.settings_file}: resample is {said!r}; give Pillow's number of the filter")
+        return None if said is None else int(said)
 
     def _edges(self, size: dict[str, int] | None) -> list[int]:
         """A processor's size as height and width, or as the shorter edge alone."""

@@ -1,9 +1,12 @@
 """The tokenizer that is saved with a model: loading it, and what it says that the model must be able to do."""
 
+import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune2deploy.errors import InputError
+from prune2deploy.errors import InputError, reason_of
+from prune2deploy.files import refuse_missing
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -22,13 +25,33 @@ def load_tokenizer(model_dir: Path, config: "PretrainedConfig") -> "PreTrainedTo
             f"{model_dir}: no tokenizer here ({', '.join(TOKENIZER_FILES)}); copy it from the model that this one was "
             "fine-tuned from"
         )
+    for name in TOKENIZER_FILES:
+        if (model_dir / name).exists() or (model_dir / name).is_symlink():
+            refuse_missing(model_dir / name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=False)
-    except Exception as error:  # a broken tokenizer file raises whatever its parser raises
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{model_dir}: no usable tokenizer: {reason[:200]}") from None
+        tokenizer = AutoTokenizer.from_pretrained(model_dir, config=config, trust_remote_code=False)
+        ids = [] if _odd_length(tokenizer) else tokenizer("a", "b")["input_ids"]
+    except BaseException as error:  # whatever a parser raises, panics of Rust among it, which are no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise InputError(f"{model_dir}: no usable tokenizer: {reason_of(error)}") from None
     _refuse_unknown_tokens(tokenizer, config, model_dir)
+    if max(ids, default=0) >= config.vocab_size:
+        raise InputError(
+            f"{model_dir}: the tokenizer puts id {max(ids)} around texts (post_processor in tokenizer.json), and the model "
+            f"knows {config.vocab_size}: the tokenizer is not this model's"
+        )
+    _refuse_chance(tokenizer, model_dir)
     return tokenizer
+
+
+def _refuse_chance(tokenizer: "PreTrainedTokenizerBase", model_dir: Path) -> None:
+    """Raise InputError where the tokenizer draws lots: BPE's dropout is for training."""
+    if tokenizer.is_fast and json.loads(tokenizer.backend_tokenizer.to_str())["model"].get("dropout"):
+        raise InputError(
+            f"{model_dir}: the tokenizer drops merges by chance (dropout in tokenizer.json), so that no answer is the same "
+            "twice; set it to null"
+        )
 
 
 def _refuse_unknown_tokens(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfig", model_dir: Path) -> None:
@@ -43,15 +66,33 @@ def _refuse_unknown_tokens(tokenizer: "PreTrainedTokenizerBase", config: "Pretra
         else "the tokenizer is not this model's"
     )
     raise InputError(
-        f"{model_dir}: the tokenizer has {len(unknown)} tokens that the model has no embedding for, such as {token!r} (id "
-        f"{unknown[token]}, and the model knows {config.vocab_size}): {advice}"
+        f"{model_dir}: the tokenizer has {'tokens' if len(unknown) > 1 else 'a token'} that the model has no embedding for, "
+        f"such as {token!r} (id {unknown[token]}, and the model knows {config.vocab_size}): {advice}"
     )
 
 
-def longest_text(tokenizer: "PreTrainedTokenizerBase", positions: int) -> int:
-    """How many tokens a text is cut to: what the tokenizer says, and never more than the model's `positions`."""
+def longest_text(tokenizer: "PreTrainedTokenizerBase", positions: int, pairs: bool, model_dir: Path) -> int:
+    """How many tokens a text is cut to: what the tokenizer says, and never more than the model's `positions`.
+
+    Raises InputError where the tokenizer says what no length can be.
+    """
+    said, own = tokenizer.model_max_length, tokenizer.num_special_tokens_to_add(pairs)
+    if not _odd_length(tokenizer) and said >= positions:
+        return positions
+    if _odd_length(tokenizer) or said <= own:
+        raise InputError(
+            f"{model_dir}: model_max_length in tokenizer_config.json is {said!r}: give the number of tokens that texts are "
+            f"cut to, more than the {own} that the tokenizer puts around them"
+        )
+    return int(said)
+
+
+def _odd_length(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether what the tokenizer calls its greatest length is no number of tokens."""
     said = tokenizer.model_max_length
-    return min(int(said), positions) if isinstance(said, int | float) and said >= 1 else positions
+    if not isinstance(said, int | float) or isinstance(said, bool):
+        return True
+    return math.isnan(said) or (math.isfinite(said) and said != int(said))
 
 
 def sends_types(tokenizer: "PreTrainedTokenizerBase", pairs: bool, config: "PretrainedConfig", model_dir: Path) -> bool:

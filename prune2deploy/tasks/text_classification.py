@@ -104,7 +104,10 @@ class TextClassification(Classification):
     @functools.cached_property
     def limit(self) -> int:
         """The number of tokens that texts are cut to: the project's, or else the tokenizer's own."""
-        return self.data.max_length or longest_text(self.tokenizer, self.longest)
+        own = self.tokenizer.num_special_tokens_to_add(self.pairs)
+        if self.data.max_length and self.data.max_length <= own:
+            raise InputError(f"data.max_length is {self.data.max_length}, and the tokenizer puts {own} tokens around texts")
+        return self.data.max_length or longest_text(self.tokenizer, self.longest, self.pairs, self.model_dir)
 
     @property
     def padding(self) -> dict[str, int]:
@@ -129,9 +132,9 @@ class TextClassification(Classification):
         return {**columns, "label": guess_label(features, given, where)}
 
     @classmethod
-    def default_point(cls) -> WorkloadPoint:
-        """One text of 128 tokens."""
-        return WorkloadPoint(batch=1, seq_len=128, weight=1.0)
+    def default_point(cls, config: "PretrainedConfig") -> WorkloadPoint:
+        """One text of 128 tokens, or as many as the model takes."""
+        return WorkloadPoint(batch=1, seq_len=min(128, getattr(config, "max_position_embeddings", 128)), weight=1.0)
 
     def check_point(self, point: WorkloadPoint) -> None:
         """See Task."""
@@ -229,7 +232,7 @@ class TextClassification(Classification):
         """See Task: `pipeline("text-classification")`, cutting texts as the tokenizer says unless the project does."""
         from transformers import AutoTokenizer, pipeline
 
-        tokenizer = AutoTokenizer.from_pretrained(self.model_dir, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(self.model_dir, config=self.config, trust_remote_code=False)
         classify = pipeline(self.name, model=model or self.anew(), tokenizer=tokenizer, device="cpu")
         # a tokenizer without a limit of its own leaves long texts to fail in the model
         limit = {"max_length": self.limit} if self.data.max_length or tokenizer.model_max_length > self.longest else {}

@@ -7,7 +7,7 @@ from transformers import AutoModelForSequenceClassification
 
 from prune2deploy.errors import InputError
 from prune2deploy.models.checkpoint import load_dense
-from prune2deploy.models.configuration import load_config, unknown_options
+from prune2deploy.models.configuration import load_config, worth_a_look
 
 
 def change(directory, **values):
@@ -119,6 +119,63 @@ def test_switches_change_neither_the_answer_nor_its_form(dense_copy, switches):
 
 
 def test_options_that_nothing_reads_are_named(dense_copy):
-    assert unknown_options(dense_copy) == []
+    assert worth_a_look(dense_copy) == []
     change(dense_copy, finetuning_task="topics", norm_first=True, _num_labels=3)
-    assert unknown_options(dense_copy) == ["norm_first"]
+    assert worth_a_look(dense_copy) == ["config.json has options that transformers does not read for this model: norm_first"]
+
+
+@pytest.mark.parametrize("id2label", [..., {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}])
+def test_names_that_the_pipeline_does_not_use_are_told(dense_copy, id2label):
+    change(dense_copy, id2label=id2label)
+    assert "transformers' pipeline answers LABEL_0" in worth_a_look(dense_copy)[0]
+    assert load_config(dense_copy).id2label[0] == "art"
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"num_hidden_layers": 0}, "0 layers"), ({"num_attention_heads": 0}, "0 heads"),
+        ({"num_attention_heads": 5}, "equal shares of hidden_size"), ({"head_dim": 16}, "4 heads of 16"),
+        ({"hidden_act": "selu2"}, "hidden_act 'selu2' is no activation"), ({"architectures": None}, "which class the model"),
+        ({"architectures": []}, "such as BertForSequenceClassification"), ({"architectures": "BertModel"}, "is a BertModel"),
+        ({"sentence_transformers": "4.0", "problem_type": "regression"}, "problem_type is regression"),
+    ],
+)  # fmt: skip
+def test_what_no_model_can_be_is_told_by_name(dense_copy, values, told):
+    assert told in refusal(change(dense_copy, **values))
+
+
+def test_family_is_told_before_anything_else_is_read(dense_copy):
+    with pytest.raises(InputError, match="models of type 'BERT' are not supported yet; supported are: bert, vit"):
+        load_config(change(dense_copy, model_type="BERT", hidden_size="many"))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"head_dim": 8}, {"sentence_transformers": "4.0"}, {"name_or_path": "x", "self": 1, "cls": 2}, {"pruned_heads": []},
+        {"architectures": ["BertForMaskedLM", "BertForSequenceClassification"]}, {"quantization_config": {}},
+        {"architectures": "BertForSequenceClassification"}, {"position_embedding_type": "ABSOLUTE"},
+    ],
+)  # fmt: skip
+def test_what_means_the_same_is_no_obstacle(dense_copy, values):
+    change(dense_copy, **values)
+    assert load_dense(dense_copy).config.architectures == ["BertForSequenceClassification"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [('{"a": 1,}', "cannot be read as JSON"), ("[" * 100_000, "cannot be read as JSON"), ("{}", "no readable `model_type`"),
+     ("version https://git-lfs.github.com/spec/v1\noid x", "git lfs pull")],
+)  # fmt: skip
+def test_configuration_that_is_no_json_says_what_is_wrong(dense_copy, text, told):
+    (dense_copy / "config.json").write_text(text, encoding="utf-8")
+    assert told in refusal(dense_copy)
+
+
+def test_model_that_lies_elsewhere_is_pointed_to(dense_copy):
+    (dense_copy / "checkpoint-5").mkdir()
+    (dense_copy / "config.json").rename(dense_copy / "checkpoint-5" / "config.json")
+    assert "there is one in checkpoint-5/" in refusal(dense_copy)
+    (dense_copy / "adapter_config.json").write_text("{}", encoding="utf-8")
+    assert "this is an adapter" in refusal(dense_copy)

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification
 
 from prune2deploy.errors import InputError
-from prune2deploy.models.checkpoint import WEIGHTS_FILE, load_dense
+from prune2deploy.models.checkpoint import WEIGHTS_FILE, digest_of_model, load_dense
 
 
 def refusal(directory):
@@ -135,6 +135,63 @@ def test_files_that_only_lie_beside_the_model_are_no_obstacle(dense_copy, name):
     load_dense(dense_copy)
 
 
+def test_two_weights_for_one_are_refused(dense_copy):
+    name = "bert.encoder.layer.0.output.dense.weight"
+    twice = {
+        "without prefix": lambda weights: {**weights, name.removeprefix("bert."): weights[name] * 0},
+        "prefix twice": lambda weights: {**weights, f"bert.{name}": weights[name] * 0},
+        "old name of a norm": lambda weights: {
+            **weights, "bert.embeddings.LayerNorm.gamma": weights["bert.embeddings.LayerNorm.weight"] * 2
+        },
+    }  # fmt: skip
+    for which, change in twice.items():
+        copy = shutil.copytree(dense_copy, dense_copy.parent / which)
+        message = refusal(rewritten(copy, change))
+        assert "so that some are not used" in message or "in the weights, but not in the model" in message
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.bool, torch.complex64])
+def test_weights_that_are_no_floating_point_numbers_are_refused(dense_copy, kind):
+    name = "bert.encoder.layer.0.output.dense.weight"
+    message = refusal(rewritten(dense_copy, lambda weights: {**weights, name: weights[name].to(kind)}))
+    assert f"{name} (" in message
+    assert "no floating point numbers" in message
+
+
+def test_a_macs_own_files_are_none_of_the_model(dense_copy):
+    before = digest_of_model(dense_copy)
+    (dense_copy / "._model.safetensors").write_bytes(b"Mac OS X")
+    load_dense(dense_copy)
+    assert digest_of_model(dense_copy) == before
+
+
+@pytest.mark.parametrize("place", ["s/model.safetensors", "../model.safetensors", "/model.safetensors"])
+def test_weights_that_lie_elsewhere_are_refused_as_nothing_would_see_them_change(dense_copy, place):
+    (dense_copy / WEIGHTS_FILE).unlink()
+    index = {"weight_map": {"classifier.weight": place}}
+    (dense_copy / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    assert "which lies elsewhere" in refusal(dense_copy)
+
+
+@pytest.mark.parametrize("named", ["s/w.safetensors", 3])
+def test_weights_that_the_configuration_names_lie_in_the_directory(dense_copy, named):
+    config = json.loads((dense_copy / "config.json").read_text(encoding="utf-8"))
+    (dense_copy / "config.json").write_text(json.dumps({**config, "transformers_weights": named}), encoding="utf-8")
+    assert "transformers_weights is " in refusal(dense_copy)
+
+
+def test_what_stands_in_place_of_weights_is_told(dense_copy):
+    file = dense_copy / WEIGHTS_FILE
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", encoding="utf-8")
+    assert "git lfs pull" in refusal(dense_copy)
+    file.unlink()
+    file.symlink_to("../blobs/0f3a")
+    assert "links to ../blobs/0f3a, which is not there" in refusal(dense_copy)
+    file.unlink()
+    file.mkdir()
+    assert "is a directory" in refusal(dense_copy)
+
+
 def test_shards_are_read_by_their_index(dense_copy, tmp_path):
     wanted = load_dense(dense_copy).state_dict()
     model = BertForSequenceClassification.from_pretrained(dense_copy)
@@ -145,5 +202,6 @@ def test_shards_are_read_by_their_index(dense_copy, tmp_path):
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in load_dense(shards).state_dict().items())
     files[1].unlink()
     assert f"names {files[1].name}, which is not here" in refusal(shards)
-    (shards / "model.safetensors.index.json").write_text("{}", encoding="utf-8")
-    assert "no readable index" in refusal(shards)
+    for text in ("{}", '{"weight_map": {}}', "["):
+        (shards / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+        assert "no readable index" in refusal(shards)

@@ -176,7 +176,7 @@ def settings(directory, **values):
     return directory
 
 
-LIMITS = [(9, None, 9), (9, 12, 12), (512, None, 32), (1e30, None, 32), (512, 8, 8)]
+LIMITS = [(9, None, 9), (9, 12, 12), (512, None, 32), (1e30, None, 32), (512, 8, 8), (float("inf"), None, 32)]
 
 
 @pytest.mark.parametrize(("own", "asked", "limit"), LIMITS)
@@ -209,6 +209,49 @@ def test_pair_without_a_second_text_is_a_single_text(make_task, tmp_path):
     samples = task.evaluation()
     for index, row in enumerate(rows):  # one call a pair, as transformers' pipeline does
         assert samples.encoded["input_ids"][index] == task.tokenizer(row["sentence1"], row["sentence2"])["input_ids"]
+
+
+@pytest.mark.parametrize("said", ["64", 0, -1, 2, True, 9.5, float("nan"), [16]])
+def test_length_that_none_can_be_is_told_by_name(make_task, dense_copy, said):
+    settings(dense_copy, model_max_length=said)
+    assert "model_max_length" in refusal(make_task(model=dense_copy).evaluation)
+
+
+def test_length_of_the_project_must_hold_what_the_tokenizer_adds(make_task):
+    assert "the tokenizer puts 2 tokens around texts" in refusal(make_task(data_max_length=2).evaluation)
+
+
+def edit(directory, change):
+    file = directory / "tokenizer.json"
+    values = json.loads(file.read_text(encoding="utf-8"))
+    change(values)
+    file.write_text(json.dumps(values), encoding="utf-8")
+
+
+def test_tokens_around_texts_must_be_the_models(make_task, dense_copy):
+    edit(dense_copy, lambda values: values["post_processor"]["special_tokens"]["[CLS]"].update(ids=[7000]))
+    assert "puts id 7000 around texts" in refusal(make_task(model=dense_copy).evaluation)
+
+
+def test_tokenizer_whose_parser_panics(make_task, dense_copy):
+    edit(dense_copy, lambda values: values["post_processor"].update(special_tokens={}))
+    assert "no usable tokenizer: " in refusal(make_task(model=dense_copy).evaluation)
+
+
+def test_tokenizer_that_draws_lots(make_task, dense_copy):
+    def change(values):
+        vocabulary = values["model"]["vocab"]
+        values["model"] = {"type": "BPE", "vocab": vocabulary, "merges": [], "dropout": 0.001, "unk_token": "[UNK]",
+                           "continuing_subword_prefix": "##", "end_of_word_suffix": None, "fuse_unk": False,
+                           "byte_fallback": False}  # fmt: skip
+
+    edit(dense_copy, change)
+    assert "drops merges by chance" in refusal(make_task(model=dense_copy).evaluation)
+
+
+def test_pointer_in_place_of_a_tokenizer(make_task, dense_copy):
+    (dense_copy / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n", encoding="utf-8")
+    assert "git lfs pull" in refusal(make_task(model=dense_copy).evaluation)
 
 
 def test_token_without_an_embedding_is_refused_whether_texts_have_it_or_not(make_task, dense_copy):

@@ -53,16 +53,26 @@ def test_what_neither_takes_is_no_difference():
     both = {"\ufffd": ValueError("no UTF-8")}
     found = serving(task([b"\xff"]), answering(**both), answering(**both))
     assert found.objection is None
-    assert str(found).endswith("over 4 raw samples, 1 odd ones refused by both")
+    assert str(found).endswith("over 4 raw samples, 1 odd ones that the pipeline refuses")
 
 
-@pytest.mark.parametrize("ours", [True, False])
-def test_what_one_side_takes_and_the_other_does_not_is_told(ours):
-    refusing, taking = answering(**{"\ufffd": ValueError("no UTF-8\nat all")}), answering()
-    found = serving(task([b"\xff"]), *((refusing, taking) if ours else (taking, refusing)))
+def test_what_the_pipeline_takes_and_we_do_not_is_told():
+    refusing = answering(**{"\ufffd": ValueError("\nno UTF-8\nat all")})
+    found = serving(task([b"\xff"]), refusing, answering())
     assert "odd b'\\xff'" in found.objection
     assert "no answer (no UTF-8)" in found.objection
     assert "\n" not in found.objection
+    assert serving(task([b"\xff"]), answering(), refusing).objection is None, "nothing to compare with"
+
+
+def test_usual_sample_that_the_pipeline_does_not_take_is_told():
+    found = serving(task(), answering(), answering(bad=ValueError("too bad")))
+    assert found.objection.startswith("data.jsonl, line 2: transformers' pipeline gives no answer (too bad)")
+
+
+def test_model_that_gives_no_numbers_is_told_as_such():
+    broken = answering(bad=[float("nan"), 1.0])
+    assert serving(task(), broken, broken).objection.startswith("data.jsonl, line 2: the model itself gives no numbers")
 
 
 def test_pipeline_that_takes_nothing_bears_no_witness():
@@ -89,5 +99,7 @@ def test_reading_compares_our_own_samples_with_their_raw_form():
         return np.array([LOGITS[text] for text in texts])
 
     assert reading(task(), run, Ours(USUAL), answering()).objection is None
+    same = reading(task(), lambda texts: np.ones((len(texts), 2)), Ours(USUAL), answering())
+    assert "answers all samples exactly alike" in same.objection
     swapped = reading(task(), run, Ours(USUAL[::-1]), answering())
     assert "data.jsonl, line 1: transformers' pipeline gives 'pos' (0.881), and our reading" in swapped.objection
