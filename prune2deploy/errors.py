@@ -19,6 +19,9 @@ class Prune2DeployError(Exception):
 
     exit_code = 2
 
+    def __init__(self, message: str = ""):
+        super().__init__(" ".join(message.splitlines()))  # names of files may hold line breaks
+
 
 class InputError(Prune2DeployError):
     """Something the user gave (a file, an option, a model, data) cannot be used."""

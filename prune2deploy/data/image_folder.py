@@ -4,17 +4,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prune2deploy.data.file_kinds import check_file, is_document, is_image
 from prune2deploy.data.image_metadata import is_metadata, said_in
 from prune2deploy.data.json_rows import column_of
-from prune2deploy.data.layout import image_suffixes, is_document, split_name_of, walk
-from prune2deploy.data.split_names import KEYWORDS, kind_of
+from prune2deploy.data.split_names import SPLIT_FOLDERS, kind_of, split_name_of
+from prune2deploy.data.walking import entries_of, walk, walk_folders
 from prune2deploy.errors import InputError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 IMAGE, LABEL = "image", "label"
-SPLIT_FOLDERS = {word for words in KEYWORDS.values() for word in words}
 
 
 @dataclass
@@ -48,24 +48,53 @@ class ImageFolder:
 def image_folder(root: Path) -> ImageFolder:
     """The image folder at `root`; raises InputError where it holds no images, or they are not as they are said to be."""
     root = _inner(root)
-    files, known = list(walk(root)), image_suffixes()
-    images = [path for path in files if path.suffix.lower() in known]
+    files = list(walk(root))
+    images = [path for path in files if is_image(path)]
     metadata = [path for path in files if is_metadata(path)]
     taken = {*images, *metadata}
     others = [path for path in files if path not in taken and not is_document(path) and path.suffix.lower() != ".txt"]
     left_out = [str(path.relative_to(root)) for path in others]
     if not images:
-        seen = f"; what is there is not read: {', '.join(left_out[:3])}" if left_out else ""
-        raise InputError(f"{root}: no data files and no images here{seen}")
-    folders = _split_folders(root, images, metadata)
-    splits = {"train" if folder == root else split_name_of(folder.name): ImageSplit(folder) for folder in folders}
-    found = ImageFolder(root, splits, left_out)
+        raise InputError(f"{root}: no data files and no images here{_instead(root, files, left_out)}")
+    for path in (*images, *metadata):
+        check_file(path)
+    _check_folders(root)
+    found = ImageFolder(root, _splits(root, images, metadata), left_out)
     if metadata:
         _take_what_is_said(found, images, metadata)
     else:
         _take_all(found, images)
-        found.labels = sorted({label for split in splits.values() for label in _folder_labels(split)})
+        found.labels = sorted({label for split in found.splits.values() for label in _folder_labels(split)})
     return found
+
+
+def _instead(root: Path, files: list[Path], left_out: list[str]) -> str:
+    """What lies at `root` in place of data, and what to do."""
+    if texts := [str(path.relative_to(root)) for path in files if path.suffix.lower() == ".txt" and not is_document(path)]:
+        return (
+            f", but {len(texts)} text file{'s' if len(texts) > 1 else ''}, such as {texts[0]}; write them as rows, with "
+            "their labels, into one jsonl or csv file a split"
+        )
+    return f"; what is there is not read: {', '.join(left_out[:3])}" if left_out else ""
+
+
+def _check_folders(root: Path) -> None:
+    """Raise InputError where a folder is called as an image is and holds none: it stands where one should."""
+    for place, files in walk_folders(root):
+        folder = Path(place)
+        if folder != root and is_image(folder) and not any(is_image(folder / name) for name in files):
+            raise InputError(f"{folder}: is a folder, though it is called as an image; rename or remove it")
+
+
+def _splits(root: Path, images: list[Path], metadata: list[Path]) -> dict[str, ImageSplit]:
+    """The splits by their names, without images yet."""
+    splits: dict[str, ImageSplit] = {}
+    for folder in _split_folders(root, images, metadata):
+        name = "train" if folder == root else split_name_of(folder.name)
+        if name in splits:
+            raise InputError(f"{root}: {splits[name].folder.name} and {folder.name} are both split {name!r}; rename one")
+        splits[name] = ImageSplit(folder)
+    return splits
 
 
 def _take_all(found: ImageFolder, images: list[Path]) -> None:
@@ -118,14 +147,17 @@ def image_rows(folder: ImageFolder, name: str) -> "Dataset":
 
 
 def _inner(root: Path) -> Path:
-    """`root`, or the folder around the splits where `root` holds nothing but that."""
-    folders = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    files = [path for path in root.iterdir() if path.suffix.lower() in image_suffixes() or is_metadata(path)]
-    if len(folders) == 1 and not files and kind_of(folders[0].name) is None:
-        below = [path for path in folders[0].iterdir() if path.is_dir()]
-        if any(path.name.lower() in SPLIT_FOLDERS for path in below):
-            return folders[0]
-    return root
+    """`root`, or the folder around the splits where `root` holds nothing but that, however deep."""
+    place, around = root, {root.resolve()}
+    while True:
+        folders = [path for path in entries_of(place) if path.is_dir()]
+        if any(path.name.lower() in SPLIT_FOLDERS for path in folders):
+            return place
+        files = [path for path in entries_of(place) if is_image(path) or is_metadata(path)]
+        if len(folders) != 1 or files or kind_of(folders[0].name) or folders[0].resolve() in around:
+            return root
+        place = folders[0]
+        around.add(place.resolve())
 
 
 def _split_folders(root: Path, images: list[Path], metadata: list[Path]) -> list[Path]:

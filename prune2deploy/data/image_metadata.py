@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from prune2deploy.data.delimited import line_of_record, read_delimited
+from prune2deploy.data.file_kinds import METADATA, reader_of, uncompressed_name
 from prune2deploy.data.json_rows import place_of_row, read_json
-from prune2deploy.data.layout import METADATA, reader_of, uncompressed_name
 from prune2deploy.data.parquet import read_parquet
 from prune2deploy.errors import InputError
 

@@ -7,6 +7,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prune2deploy.data.file_kinds import uncompressed_name
+from prune2deploy.data.split_names import kind_of
 from prune2deploy.data.streams import BOM, decoded, lines_of, opened
 from prune2deploy.data.values import as_text
 from prune2deploy.errors import InputError
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CHUNK = 10_000  # rows that are made columns of at a time
+LINES = (".jsonl", ".ndjson")  # suffixes of files whose every object is a row
 EXPECTED = "expected one object a line, a list of objects, or an object that holds such a list or lists of equal length"
 Row = tuple[str, Any]  # where it stands in its file, and what it is
 
@@ -26,6 +29,9 @@ def read_json(path: Path) -> "list[pa.Table]":
     rows, chunks = rows_of(path), []
     while chunk := list(islice(rows, CHUNK)):
         names = dict.fromkeys(chain.from_iterable(_named(row, path) for row in chunk))
+        if strange := next((name for name in names if not _is_unicode(name)), None):
+            where = next(where for where, row in chunk if strange in row)
+            raise InputError(f"{path}, {where}: the name {strange!a} holds half a surrogate pair; mend it")
         columns = {name: _column([(where, row.get(name)) for where, row in chunk], name, path) for name in names}
         chunks.append(pa.table(columns))
     return unified(chunks)
@@ -46,19 +52,26 @@ def rows_of(path: Path) -> Iterator[Row]:
     alone = None
     with suppress(ValueError, RecursionError):
         alone = json.loads(first[1])
-    if isinstance(alone, dict) and second:
-        return _rows_of_lines(path, chain([first, second], numbered))
-    return iter(_rows_of_document(path, json_of(path) if alone is None or second else alone))
+    is_lines = uncompressed_name(path).suffix.lower() in LINES
+    if isinstance(alone, dict) and (second or is_lines):
+        return _rows_of_lines(path, chain([first] if second is None else [first, second], numbered))
+    document = _document(path, first if is_lines else None) if alone is None or second else alone
+    if is_lines and isinstance(document, dict):
+        return iter([(f"line {first[0]}", document)])
+    return iter(_rows_of_document(path, document))
 
 
-def json_of(path: Path) -> Any:
-    """All of `path` as one value."""
+def _document(path: Path, first: tuple[int, str] | None) -> Any:
+    """All of `path` as one value; `first`: the first line, where it should have been one by itself, is what is wrong."""
     with opened(path) as stream:
         text = decoded(stream.read().removeprefix(BOM), str(path))
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _no_json(path, error, getattr(error, "lineno", 1)) from None
+        problem = _no_json(path, error, getattr(error, "lineno", 1))
+        if first is None or first[1].lstrip().startswith("[") or getattr(error, "msg", "") == "Extra data":
+            raise problem from None
+    return next(_rows_of_lines(path, [first]))[1]
 
 
 def _rows_of_lines(path: Path, numbered: Iterable[tuple[int, str]]) -> Iterator[Row]:
@@ -70,12 +83,31 @@ def _rows_of_lines(path: Path, numbered: Iterable[tuple[int, str]]) -> Iterator[
 
 
 def _rows_of_document(path: Path, value: Any) -> list[Row]:
+    if isinstance(value, dict):
+        _check_no_other_form(path, value)
     rows = _rows_in(value) if isinstance(value, dict) else value
     if not isinstance(rows, list):
         raise InputError(f"{path}: cannot be read: holds one {_kind(value)}; {EXPECTED}")
     if all(isinstance(row, str) for row in rows):
         rows = [{"text": row} for row in rows]
     return [(f"row {number} (counted from 0)", row) for number, row in enumerate(rows)]
+
+
+def _check_no_other_form(path: Path, value: dict[str, Any]) -> None:
+    """Raise InputError for splits in one file, and for what pandas writes where one does not say otherwise."""
+    held = {name: items for name, items in value.items() if isinstance(items, list | dict)}
+    splits = [name for name, items in held.items() if kind_of(name)]
+    if len(splits) > 1 and len(splits) == len(held):
+        raise InputError(
+            f"{path}: holds several splits ({', '.join(splits)}), and a file is one; write each to a file of its own, "
+            f"such as {splits[0]}.jsonl"
+        )
+    are_tables = len(held) == len(value) > 0 and all(isinstance(items, dict) and items for items in value.values())
+    cells = [cell for items in value.values() for cell in items.values()] if are_tables else []
+    are_cells = bool(cells) and not any(isinstance(cell, list) for cell in cells)
+    keys = {tuple(items) for items in value.values()} if are_cells else set()
+    if len(keys) == 1 or set(value) == {"columns", "index", "data"}:
+        raise InputError(f"{path}: holds a table as pandas writes it by default; write it with to_json(…, orient='records')")
 
 
 def _rows_in(value: dict[str, Any]) -> list[Any] | None:

@@ -1,31 +1,22 @@
-"""Which files of a local data set are data, and which split each belongs to: paths alone, nothing is parsed.
+"""Which files of a local data set are data, and which split each belongs to.
 
 The names of splits are those of files or of folders; what they mean follows the rules that the hub documents
-(huggingface.co/docs/hub/datasets-file-names-and-splits).
+(huggingface.co/docs/hub/datasets-file-names-and-splits), unless the card of the data set says which files are which.
 """
 
-import os
-import re
-from collections.abc import Iterator
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prune2deploy.data.split_names import kind_of
+from prune2deploy.data.card import Configured, configured
+from prune2deploy.data.file_kinds import KNOWN, check_file, is_data, is_document, is_image, reader_of
+from prune2deploy.data.shards import check_parts, stem_of
+from prune2deploy.data.side_files import describes_images, is_beside_images, without_side_files
+from prune2deploy.data.split_names import SPLIT_FOLDERS, kind_of, split_name_of
+from prune2deploy.data.walking import entries_of, walk
 from prune2deploy.errors import InputError
 
-READERS = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
-COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".lz4")
 SAVED, IMAGES = "saved", "images"  # what is not read file by file: what `save_to_disk` wrote, an image folder
-METADATA = "metadata"  # the stem of a file that says what is in images
-BOOKKEEPING = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
-DOCUMENTS = re.compile(
-    r"(readme|licen[cs]e|notice|citation|changelog|authors|copying)([-_. ].*)?|thumbs\.db|desktop\.ini|"
-    r".*\.(md|rst|html|pdf|bib|cff|py|ipynb|toml|ya?ml|lock)",
-    re.IGNORECASE,
-)
-SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5,})-of-(?P<count>\d{5,})(?:-[0-9a-f]+)?")
-POINTER = b"version https://git-lfs"
-KNOWN = ", ".join(sorted(READERS))
 
 
 @dataclass
@@ -46,18 +37,43 @@ def layout_of(local: Path) -> Layout:
     if not local.is_dir():
         if reader_of(local) is None:
             raise InputError(f"{local}: unknown kind of data file; known are {KNOWN}")
-        _check_file(local)
+        check_file(local)
         return Layout(str(reader_of(local)), local.parent, {"train": [local]})
     if _is_saved(local):
-        return Layout(SAVED, local)
-    found = [path for path in _entries(local) if _is_data(path)]
-    if found and not (_describes_images(found) and _holds_images(local)):
-        return _layout_of_files(local, found, _rest(local))
-    nested = [path for path in walk(local) if _is_data(path)]
-    if found or not nested or _describes_images(nested):
+        return Layout(SAVED, local, left_out=_beside_saved(local))
+    if said := configured(local):
+        return _layout_as_said(local, said)
+    return _layout_by_names(local)
+
+
+def _layout_by_names(local: Path) -> Layout:
+    here = [path for path in entries_of(local) if is_data(path)]
+    found = here or [path for path in walk(local) if is_data(path)]
+    if not found or (describes_images(found) and (not here or _holds_images(local))) or is_beside_images(local, found):
         return Layout(IMAGES, local)
-    folders = {folder for path in nested for folder in path.parents if folder == local or local in folder.parents}
-    return _layout_of_files(local, nested, [name for folder in sorted(folders) for name in _strangers(folder, local)])
+    rows = without_side_files(found)
+    beside = set(found) - set(rows)
+    if here:
+        left_out = _rest(local)
+    else:
+        folders = {folder for path in found for folder in path.parents if folder == local or local in folder.parents}
+        left_out = [name for folder in sorted(folders) for name in _strangers(folder, local)]
+    left_out += [str(path.relative_to(local)) for path in found if path in beside]
+    return _layout_of_files(local, rows, left_out)
+
+
+def _layout_as_said(local: Path, said: Configured) -> Layout:
+    """The layout that the card of `local` describes."""
+    if said.files is None:
+        return _layout_by_names(said.folder)
+    for name, files in said.files.items():
+        for path in files:
+            check_file(path)
+        check_parts(name, files, folders=True)
+    reader = _one_kind(local, [path for files in said.files.values() for path in files])
+    taken = {path for files in said.files.values() for path in files}
+    others = [path.relative_to(local) for path in walk(local) if is_data(path) and path not in taken]
+    return Layout(reader, local, said.files, [f"{path}: not named in {said.where.name}" for path in others])
 
 
 def _is_saved(folder: Path) -> bool:
@@ -66,110 +82,69 @@ def _is_saved(folder: Path) -> bool:
     return single or (folder / "dataset_dict.json").is_file()
 
 
-def walk(folder: Path) -> Iterator[Path]:
-    """Every file below `folder` that is not hidden, in the order of their names."""
-    for place, files in walk_folders(folder):
-        yield from (Path(place, name) for name in sorted(files, key=natural) if not _hidden(name))
-
-
-def walk_folders(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """`folder` and every folder below that is not hidden, with its files; links are followed, to each place once."""
-    seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        folders[:] = sorted(name for name in folders if not _hidden(name)) if real not in seen else []
-        if real not in seen:
-            yield place, files
-        seen.add(real)
-
-
-def natural(name: str) -> list[tuple[int, str]]:
-    """A key that sorts `part2` before `part10`."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-def image_suffixes() -> frozenset[str]:
-    """The suffixes of what Pillow opens, in lower case."""
-    from PIL import Image
-
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
-
-
-def compression_of(path: Path) -> str | None:
-    """The suffix that says how `path` is compressed, if it is."""
-    return path.suffix.lower() if path.suffix.lower() in COMPRESSIONS else None
-
-
-def uncompressed_name(path: Path) -> Path:
-    """The name without the suffix of a compression."""
-    return path.with_suffix("") if compression_of(path) else path
-
-
-def reader_of(path: Path) -> str | None:
-    """How files of this name are read; None where they are not."""
-    return READERS.get(uncompressed_name(path).suffix.lower())
-
-
-def is_document(path: Path) -> bool:
-    """Whether a file of this name goes with data and is none."""
-    if path.name.lower() in BOOKKEEPING:
-        return True
-    return reader_of(path) is None and DOCUMENTS.fullmatch(path.name) is not None
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def _entries(folder: Path) -> list[Path]:
-    return sorted((path for path in folder.iterdir() if not _hidden(path.name)), key=lambda path: natural(path.name))
-
-
-def _is_data(path: Path) -> bool:
-    return reader_of(path) is not None and not is_document(path) and not path.is_dir()
-
-
-def _describes_images(files: list[Path]) -> bool:
-    return any(uncompressed_name(path).stem.lower() == METADATA for path in files)
+def _beside_saved(folder: Path) -> list[str]:
+    """What lies in a folder that `save_to_disk` wrote and is not of it."""
+    index = folder / "dataset_dict.json"
+    try:
+        splits = set(map(str, json.loads(index.read_bytes())["splits"])) if index.is_file() else set()
+    except (ValueError, KeyError, TypeError):
+        return []  # which its reader will say
+    known = [path for path in entries_of(folder) if path.name in splits or is_document(path) or path.suffix == ".arrow"]
+    return [path.name + "/" * path.is_dir() for path in entries_of(folder) if path not in known]
 
 
 def _holds_images(folder: Path) -> bool:
-    return any(path.suffix.lower() in image_suffixes() for path in walk(folder))
+    return any(map(is_image, walk(folder)))
 
 
 def _strangers(folder: Path, root: Path) -> list[str]:
     """Files of `folder` that nothing here reads, as seen from `root`; images are not named: data may speak of them."""
-    known = image_suffixes()
     return [
-        str(path.relative_to(root)) for path in _entries(folder)
-        if not (path.is_dir() or _is_data(path) or is_document(path) or path.suffix.lower() in known)
+        str(path.relative_to(root)) for path in entries_of(folder)
+        if not (path.is_dir() or is_data(path) or is_document(path) or is_image(path))
     ]  # fmt: skip
 
 
 def _rest(root: Path) -> list[str]:
     """What is not read where `root` has data files of its own: strangers, and data files in folders."""
     names = _strangers(root, root)
-    for folder in _entries(root):
-        if folder.is_dir() and (count := sum(_is_data(path) for path in walk(folder))):
+    for folder in entries_of(root):
+        if folder.is_dir() and (count := sum(is_data(path) for path in walk(folder))):
             names.append(f"{folder.name}/ ({count} data file{'s' if count > 1 else ''})")
     return names
 
 
 def _layout_of_files(root: Path, files: list[Path], left_out: list[str]) -> Layout:
     for path in files:
-        _check_file(path)
-    kinds = {str(reader_of(path)) for path in files}
-    if len(kinds) > 1:
-        raise InputError(f"{root}: holds files of several kinds ({', '.join(sorted(kinds))}); keep one, or name one file")
+        check_file(path)
+    reader = _one_kind(root, files)
+    _check_no_partition(root, files)
     homes = _split_folders(root, files)
+    _check_one_set(root, files, homes)
     splits: dict[str, list[Path]] = {}
     for path in files:
         home = next((folder for folder in path.parents if folder in homes), None)
-        splits.setdefault(split_name_of(home.name if home else _stem(path)), []).append(path)
+        splits.setdefault(split_name_of(home.name if home else stem_of(path)), []).append(path)
     for name, parts in splits.items():
-        _check_one_set(root, parts, homes)
-        _check_parts(name, parts, homes)
-    return Layout(kinds.pop(), root, splits, left_out)
+        check_parts(name, parts, folders=not homes.isdisjoint(parts[0].parents))
+    return Layout(reader, root, splits, left_out)
+
+
+def _one_kind(root: Path, files: list[Path]) -> str:
+    kinds = {str(reader_of(path)) for path in files}
+    if len(kinds) > 1:
+        raise InputError(f"{root}: holds files of several kinds ({', '.join(sorted(kinds))}); keep one, or name one file")
+    return kinds.pop()
+
+
+def _check_no_partition(root: Path, files: list[Path]) -> None:
+    """Raise InputError where folders hold what belongs into the rows, as `label=pos/part-0.parquet` does."""
+    for path in files:
+        if folder := next((part for part in path.relative_to(root).parts[:-1] if "=" in part), None):
+            raise InputError(
+                f"{root}: the folder {folder} stands for a column, as partitioned data sets have it, which is not read; "
+                "write the rows without partition_cols, one file a split"
+            )
 
 
 def _split_folders(root: Path, files: list[Path]) -> set[Path]:
@@ -179,58 +154,22 @@ def _split_folders(root: Path, files: list[Path]) -> set[Path]:
         for folder in path.parents:
             if folder == root:
                 break
-            said.setdefault(folder, set()).add(kind_of(_stem(path)))
+            said.setdefault(folder, set()).add(kind_of(stem_of(path)))
     named = {folder for folder, kinds in said.items() if kind_of(folder.name) and kinds <= {None, kind_of(folder.name)}}
     return {folder for folder in named if named.isdisjoint(folder.parents)}
 
 
-def _stem(path: Path) -> str:
-    """The name of `path` without its suffixes and the number of a shard."""
-    stem = uncompressed_name(path).stem
-    shard = SHARD.fullmatch(stem)
-    return shard["stem"] if shard else stem
+def _check_one_set(root: Path, files: list[Path], homes: set[Path]) -> None:
+    """Raise InputError where files and folders of splits lie in several folders, each of which is a data set of its own."""
+    around = {_around(path, root, homes) for path in files}
+    if len(around) > 1:
+        folders = sorted("files outside of them" if folder == root else str(folder.relative_to(root)) for folder in around)
+        raise InputError(f"{root}: holds several data sets ({', '.join(folders[:6])}); name the folder of one")
 
 
-def split_name_of(name: str) -> str:
-    """`name` as it can be written in a project file: letters, digits, dots, dashes and underscores."""
-    return re.sub(r"[^\w.-]", "_", name)
-
-
-def _check_one_set(root: Path, parts: list[Path], homes: set[Path]) -> None:
-    """Raise InputError where the files of a split lie in several folders, each of which is a data set of its own."""
-    around = (next((folder.parent for folder in path.parents if folder in homes), path.parent) for path in parts)
-    folders = list(dict.fromkeys(str(folder.relative_to(root)) for folder in around))
-    if len(folders) > 1:
-        raise InputError(f"{root}: holds several data sets ({', '.join(folders)}); name the folder of one")
-
-
-def _check_parts(name: str, parts: list[Path], homes: set[Path]) -> None:
-    """Raise InputError where a shard is missing, or two files claim to be the same part of a split."""
-    groups: dict[Path, list[Path]] = {}
-    for path in parts:
-        groups.setdefault(path.with_name(_stem(path)), []).append(path)
-    whole = [group[0] for group in groups.values()]
-    if len(whole) > 1 and homes.isdisjoint(whole[0].parents):
-        raise InputError(f"{whole[0].parent}: {whole[0].name} and {whole[1].name} are both split {name!r}; rename one")
-    for group in groups.values():
-        shards = [SHARD.fullmatch(uncompressed_name(path).stem) for path in group]
-        numbered = {int(shard["number"]): path for shard, path in zip(shards, group, strict=True) if shard}
-        if len(numbered) < len(group) and len(group) > 1:
-            raise InputError(f"{group[0].parent}: {group[0].name} and {group[1].name} are both split {name!r}; keep one")
-        count = max((int(shard["count"]) for shard in shards if shard), default=0)
-        if missing := [number for number in range(count) if number not in numbered]:
-            file = re.sub(r"-\d{5,}-of-", f"-{missing[0]:05}-of-", group[0].name)
-            raise InputError(f"{group[0].with_name(file)}: this shard of split {name!r} is missing; download the data again")
-
-
-def _check_file(path: Path) -> None:
-    """Raise InputError where `path` is a link to nothing, a placeholder or empty."""
-    if path.is_symlink() and not path.exists():
-        raise InputError(f"{path}: links to {path.readlink()}, which is not there; download the data again, or remove it")
-    size = path.stat().st_size
-    if size == 0:
-        raise InputError(f"{path}: the file is empty")
-    if size < 1024:
-        with path.open("rb") as stream:
-            if stream.read(len(POINTER)) == POINTER:
-                raise InputError(f"{path}: a pointer of git-lfs in place of the data; run `git lfs pull` in its folder")
+def _around(path: Path, root: Path, homes: set[Path]) -> Path:
+    """The folder of the data set that `path` is of: what is around its split."""
+    folder = next((folder.parent for folder in path.parents if folder in homes), path.parent)
+    while folder != root and folder.name.lower() in SPLIT_FOLDERS:  # a split's folder with files of others as well
+        folder = folder.parent
+    return folder

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from prune2deploy.data.card import CARD, SETTINGS
 from prune2deploy.data.delimited import line_of_record, read_delimited
 from prune2deploy.data.image_folder import image_folder, image_rows
 from prune2deploy.data.image_metadata import is_metadata
+from prune2deploy.data.joining import wide_enough
 from prune2deploy.data.json_rows import place_of_row, read_json, unified
-from prune2deploy.data.layout import IMAGES, SAVED, layout_of, walk, walk_folders
+from prune2deploy.data.layout import IMAGES, SAVED, layout_of
 from prune2deploy.data.parquet import read_arrow, read_parquet, saved_files, saved_splits
+from prune2deploy.data.walking import walk, walk_folders
 from prune2deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,7 +50,7 @@ class LocalData(Mapping[str, "Dataset"]):
         layout = layout_of(local)
         self.folder, self.reader, self.left_out = layout.folder, layout.reader, layout.left_out
         self.files = layout.files
-        self._images = image_folder(local) if layout.reader == IMAGES else None
+        self._images = image_folder(layout.folder) if layout.reader == IMAGES else None
         if self._images:
             self.left_out = self._images.left_out
             self.files = {name: split.images for name, split in self._images.splits.items()}
@@ -94,6 +97,7 @@ def local_data(local: Path) -> LocalData:
     found = LocalData(local)
     if found.reader == IMAGES:
         watched = {Path(place) for place, _ in walk_folders(local)} | {path for path in walk(local) if is_metadata(path)}
+        watched |= {local / CARD, local / SETTINGS}
         _FOLDERS[local] = {path: _state(path) for path in watched}, found
     return found
 
@@ -120,10 +124,12 @@ def _read_anew(files: list[Path], reader: str) -> Read:
 
     tables = [_kept(READERS[reader](path)) for path in files]
     counts = [len(table) for table in tables]
+    if not tables:  # a split that was saved without a row has no file
+        return Read(datasets.Dataset.from_dict({}), counts)
     if reader == "json":
         tables = unified(tables)
     features = [_features(table, path) for table, path in zip(tables, files, strict=True)]
-    wanted = _common(features, files)
+    wanted = wide_enough(features, files)
     tables = [datasets.table.table_cast(table.select(list(wanted)), wanted.arrow_schema) for table in tables]
     return Read(datasets.Dataset(pa.concat_tables(tables), fingerprint=uuid4().hex), counts)
 
@@ -149,46 +155,10 @@ def _kept(chunks: "Iterable[pa.Table]") -> "pa.Table":
 def _features(table: "pa.Table", path: Path) -> "Features":
     import datasets
 
+    if unspeakable := next((name for name in table.column_names if "\0" in name), None):
+        raise InputError(f"{path}: cannot be read: the name of column {unspeakable!r} holds a NUL; rename the column")
     try:
         return datasets.Features.from_arrow_schema(table.schema)
     except Exception as error:  # datasets raises many kinds for a type that it does not know
         raise InputError(f"{path}: cannot be read: {str(error).splitlines()[0][:200]}") from None
 
-
-def _common(features: "list[Features]", files: list[Path]) -> "Features":
-    """The features of all files, wide enough for each; raises InputError where there are none."""
-    import datasets
-
-    wanted = datasets.Features(features[0])
-    for found, path in zip(features, files, strict=True):
-        for name in (*wanted, *found):
-            first, other = wanted.get(name), found.get(name)
-            both = first if first == other else _wider(first, other)
-            if both is None:
-                raise InputError(
-                    f"{path}: column {name!r} is {_shown(other)} here and {_shown(first)} in {files[0].name}, which is of "
-                    "the same split; write both alike"
-                )
-            wanted[name] = both
-    return wanted
-
-
-def _wider(first: object, other: object) -> object | None:
-    """The kind of values that both of two kinds are; None where there is none."""
-    import datasets
-    import pyarrow as pa
-
-    nothing = datasets.Value("null")
-    if nothing in (first, other) and None not in (first, other):
-        return first if other == nothing else other
-    if not (isinstance(first, datasets.Value) and isinstance(other, datasets.Value)):
-        return None
-    schemas = [datasets.Features({"": kind}).arrow_schema.remove_metadata() for kind in (first, other)]
-    try:
-        return datasets.Features.from_arrow_schema(pa.unify_schemas(schemas, promote_options="permissive"))[""]
-    except pa.ArrowTypeError:
-        return None
-
-
-def _shown(kind: object) -> str:
-    return "not there" if kind is None else " ".join(str(kind).split())[:80]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune2deploy.data.layout import compression_of
+from prune2deploy.data.file_kinds import compression_of
 from prune2deploy.data.streams import opened
 from prune2deploy.errors import InputError
 

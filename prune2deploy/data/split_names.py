@@ -12,9 +12,10 @@ KEYWORDS = {  # as the hub documents them
     VALIDATION: ("validation", "valid", "dev", "val"),
     TEST: ("test", "testing", "eval", "evaluation"),
 }
+SPLIT_FOLDERS = {word for words in KEYWORDS.values() for word in words}
 EXACT = ("train", "validation", "valid", "val", "dev", "validation_matched", "test")  # the first of them wins in its kind
 LETTER = r"[^\W\d_]"
-PATTERN = re.compile(r"(?P<names>[\w.-]+(?:\+[\w.-]+)*)(?:\[(?P<start>\d*)%?:(?P<stop>\d*)%?\])?")
+PATTERN = re.compile(r"(?P<names>[\w.-]+(?:\+[\w.-]+)*)(?:\[(?P<start>[0-9]*%?):(?P<stop>[0-9]*%?)\])?")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ def kind_of(name: str) -> str | None:
     return kinds.pop() if len(kinds) == 1 else None
 
 
+def split_name_of(name: str) -> str:
+    """`name` as it can be written in a project file: letters, digits, dots, dashes and underscores."""
+    return re.sub(r"[^\w.-]", "_", name)
+
+
 def selection(split: str) -> Selection:
     """`split` as written in a project: `train`, `train_a+train_b`, or a share of all that is named, `a+b[:50%]`."""
     matched = PATTERN.fullmatch(split)
@@ -42,7 +48,12 @@ def selection(split: str) -> Selection:
     names = tuple(dict.fromkeys(matched["names"].split("+")))
     if matched["start"] is None and matched["stop"] is None:
         return Selection(names, None)
-    start, stop = int(matched["start"] or 0), int(matched["stop"] or 100)
+    bounds = [matched["start"], matched["stop"]]
+    if any(bound and not bound.endswith("%") for bound in bounds):
+        # datasets would count rows, and shares are drawn: there is no first row
+        meant = ":".join(bound and bound.removesuffix("%") + "%" for bound in bounds)
+        raise InputError(f"data split {split!r}: rows are not counted out, only shares, as in {matched['names']}[{meant}]")
+    start, stop = (int(bound.removesuffix("%") or whole) for bound, whole in zip(bounds, (0, 100), strict=True))
     if not 0 <= start < stop <= 100:
         raise InputError(f"data split {split!r}: shares run from 0 to 100 %, the first below the second")
     return Selection(names, (start, stop))

@@ -1,6 +1,6 @@
 """Data sets, their splits and columns: of the hub, or local files and image folders."""
 
-import logging
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prune2deploy.config import DataSettings
-from prune2deploy.data.layout import IMAGES, reader_of
+from prune2deploy.data.file_kinds import reader_of
+from prune2deploy.data.hub import hub_data
+from prune2deploy.data.joining import joined
+from prune2deploy.data.layout import IMAGES
 from prune2deploy.data.local import LocalData, local_data
 from prune2deploy.data.split_names import guess_splits, selected, share_rows, unused_splits
 from prune2deploy.errors import InputError
@@ -33,28 +36,40 @@ def open_data(path: str, root: Path) -> "Mapping[str, Dataset]":
     import datasets
 
     datasets.disable_progress_bars()
-    for name in ("datasets", "huggingface_hub"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they log as errors is raised as well
+    if not path.strip():
+        raise InputError(f"data {path!r}: names nothing; name a file, a directory (such as .) or a data set of the hub")
     local = seen_from(root, path)
-    if local.exists():
+    if _is_there(local):
         return local_data(local)
-    if path.startswith((".", "/", "~")) or reader_of(local) or path.count("/") > 1:
-        raise InputError(f"{local}: no such data file or directory")
     name, _, config = path.partition(":")
+    if config and seen_from(root, name).is_dir():
+        raise InputError(
+            f"data {path!r}: {name} is a local folder, and those have no configurations; name it alone, or the folder of "
+            f"one in it, {Path(name, config)}/"
+        )
+    if path.startswith((".", "/", "~")) or reader_of(local) or path.count("/") > 1:
+        raise InputError(f"{str(local)[:300]}: no such data file or directory")
+    if Path(name).exists():
+        raise InputError(f"data {path!r}: there is no {name} in {root}, but one in {Path.cwd()}; write its whole path")
+    return hub_data(path)
+
+
+def _is_there(local: Path) -> bool:
+    """Whether something lies at `local`, which may be too long for a path; raises InputError for a link to nothing."""
     try:
-        return datasets.load_dataset(name, config or None)
-    except Exception as error:  # of many kinds, wrapped in others
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        cause = error.__cause__ or error
-        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0][:200]
-        raise InputError(f"data {path!r}: nothing of that name here, and the hub did not give it: {reason}") from None
+        if local.is_symlink() and not local.exists():
+            raise InputError(f"{local}: links to {local.readlink()}, which is not there; name the data itself")
+        return local.exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(f"data '{str(local.name)[:80]}…': is too long for a name; name a file or a directory") from None
+        raise
 
 
 def left_out(path: str, root: Path) -> list[str]:
     """What lies beside the data at `path` and is not read; documentation is not worth naming."""
     local = seen_from(root, path)
-    return local_data(local).left_out if local.exists() else []
+    return local_data(local).left_out if _is_there(local) else []
 
 
 def split_name(split: str, splits: Mapping[str, object], where: str) -> str:
@@ -70,7 +85,7 @@ def read_split(data: DataSettings, split: str, root: Path, seed: int = 0) -> "Da
     """
     splits = open_data(data.path, root)
     chosen = selected(split, splits, data.path)
-    rows = _joined([splits[name] for name in chosen.names], chosen.names, data.path)
+    rows = joined([splits[name] for name in chosen.names], chosen.names, data.path)
     if ROW in rows.column_names:
         raise InputError(f"data {data.path!r}: has a column {ROW!r}, a name that is ours; rename it")
     rows = rows.add_column(ROW, np.arange(len(rows)))
@@ -87,13 +102,18 @@ def columns_of(rows: "Dataset") -> list[str]:
     return [name for name in rows.column_names if name != ROW]
 
 
-def column(rows: "Dataset", role: str, columns: Mapping[str, str], where: str) -> str:
-    """The name of the column that plays `role`; raises InputError when the data has no such column."""
+def column(rows: "Dataset", role: str, columns: Mapping[str, str], where: str, split: str | None = None) -> str:
+    """The name of the column that plays `role` in `rows`, of `split`; raises InputError when there is no such column."""
     name = columns[role]
     if name not in columns_of(rows):
+        place = f"data {where!r}, split {split!r}," if split else f"data {where!r}"
+        remedy = (
+            "; evaluate on rows that have labels (a share of the training split: --evaluation 'train[80%:]' --calibration "
+            "'train[:80%]'), or do without (init --unlabelled)" if role == "label" else ""
+        )  # fmt: skip
         raise InputError(
-            f"data {where!r} has no column {name!r} (named as `{role}` in the project); "
-            f"it has: {', '.join(columns_of(rows))}"
+            f"{place} has no column {name!r} (named as `{role}` in the project); "
+            f"it has: {', '.join(columns_of(rows))}{remedy}"
         )
     return name
 
@@ -138,15 +158,3 @@ def place_of(rows: "Dataset", index: int, data: DataSettings, split: str, root: 
     """Where row `index` of `rows`, which are some that `read_split(data, split, root)` gave, is."""
     return Places(data, split, root).of(row_number(rows, index))
 
-
-def _joined(parts: "list[Dataset]", names: tuple[str, ...], where: str) -> "Dataset":
-    from datasets import concatenate_datasets
-
-    first = parts[0].features
-    for part, name in zip(parts, names, strict=True):
-        if different := [key for key in {**first, **part.features} if first.get(key) != part.features.get(key)]:
-            raise InputError(
-                f"data {where!r}: splits {names[0]!r} and {name!r} cannot be joined, column {different[0]!r} differs; "
-                "name one with --calibration and --evaluation"
-            )
-    return concatenate_datasets(parts) if len(parts) > 1 else parts[0]

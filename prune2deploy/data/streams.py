@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from prune2deploy.data.layout import compression_of
+from prune2deploy.data.file_kinds import compression_of
 from prune2deploy.errors import InputError
 
 BOM = b"\xef\xbb\xbf"
+UTF16 = "it is UTF-16, and only UTF-8 is read; save the file as UTF-8"
 CODECS = {".zst": "zstd", ".lz4": "lz4"}  # pyarrow's names
 
 
@@ -42,11 +43,15 @@ def lines_of(path: Path) -> Iterator[str]:
     """The lines of `path`, ended by LF alone, with their ends; raises InputError, naming the line, for what is no UTF-8."""
     with opened(path) as stream:
         for number, line in enumerate(stream):
+            if number == 0 and 3 * line.count(0) > len(line):  # every second byte of Latin letters
+                raise InputError(f"{path}, line 1: cannot be read: {UTF16}")
             yield decoded(line.removeprefix(BOM) if number == 0 else line, f"{path}, line {number + 1}")
 
 
 def decoded(data: bytes, where: str) -> str:
     """`data` as text; raises InputError where it is no UTF-8."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(f"{where}: cannot be read: {UTF16}")
     try:
         return data.decode()
     except UnicodeDecodeError as error:

@@ -72,7 +72,7 @@ class Classification(Task):
         name = self.data.columns.get("label")
         if not name or (name not in columns_of(rows) and not required):
             return None
-        column(rows, "label", self.data.columns, self.data.path)
+        column(rows, "label", self.data.columns, self.data.path, split)
         whole = self._label_column(split)
         assert whole is not None
         found = label_texts(whole, self._class_names)

@@ -146,7 +146,7 @@ class ImageClassification(Classification):
         """`rows`, of `split`, with the images as they lie in their files."""
         import datasets
 
-        name = column(rows, "image", self.data.columns, self.data.path)
+        name = column(rows, "image", self.data.columns, self.data.path, split)
         images = as_images(rows, name, self.data, split, self.root)
         return images.cast_column(name, datasets.Image(decode=False))
 

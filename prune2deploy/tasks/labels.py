@@ -3,13 +3,14 @@
 A label is what it is as text: 1, 1.0 and "1" are the same one, however a file's format keeps it.
 """
 
+import json
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prune2deploy.data.values import as_text
+from prune2deploy.data.values import as_text, unlike_most
 from prune2deploy.errors import InputError
 
 PLACEHOLDER = re.compile(r"label_(\d+)", re.IGNORECASE)  # what transformers calls a class that nobody has named
@@ -36,14 +37,25 @@ def label_texts(column: LabelColumn, names: Sequence[str]) -> list[str | None]:
     texts = []
     for row, value in enumerate(column.values):
         if isinstance(value, list | dict | bytes):
-            raise InputError(
-                f"{column.place(row)}: the label is a {type(value).__name__}: several labels a sample are not supported yet"
-            )
+            raise _no_single_label(column, row)
         if column.names is not None and isinstance(value, int):
             value = column.names[value] if 0 <= value < len(column.names) else None if value == -1 else value
         text = as_text(value)
         texts.append(text if text is not None and (text.strip() or nothing_is_a_name) else None)
     return texts
+
+
+def _no_single_label(column: LabelColumn, row: int) -> InputError:
+    """What to raise for `row`, or rather for the one in which the label is of another kind than in the others."""
+    row = next((each for each in [unlike_most(column.values)] if each is not None), row)
+    value = column.values[row]
+    if isinstance(value, bytes):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return InputError(f"{column.place(row)}: the label is bytes and no text; store the column as strings or numbers")
+    kind = "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else f"{value!r} among lists"
+    return InputError(f"{column.place(row)}: the label is {kind}: several labels a sample are not supported yet")
 
 
 def class_of_label(columns: Sequence[LabelColumn], names: Sequence[str], where: str) -> dict[str, int]:
@@ -115,7 +127,8 @@ def _bare(text: str) -> str:
 
 
 def _without_zeros(text: str) -> str:
-    return re.sub(r"^(\d+)\.0+$", r"\1", _bare(text))
+    """`text` without the zeros that change no number: 01 and 1.0 are 1."""
+    return re.sub(r"^0*([0-9]+?)(?:\.0*)?$", r"\1", _bare(text))
 
 
 def _number(text: str) -> int | None:

@@ -5,12 +5,13 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prune2deploy.config import DataSettings, WorkloadPoint
 from prune2deploy.data.splits import column, read_split
+from prune2deploy.data.values import unlike_most
 from prune2deploy.errors import InputError, NotServableError
 from prune2deploy.files import pretty_json, write_text
 from prune2deploy.tasks.base import LARGEST_BATCH, Arrays, Batch, RawSample, Samples
@@ -155,16 +156,23 @@ class TextClassification(Classification):
 
     def _texts(self, rows: "Dataset", split: str) -> list[list[str]]:
         """The texts, and then where there are pairs their second halves."""
-        found = []
-        for role in ("text", "text_pair"):
-            if role in self.data.columns:
-                found.append(rows[column(rows, role, self.data.columns, self.data.path)][:])
-        for row, texts in enumerate(zip(*found, strict=True)):
-            for text in texts:
-                if not isinstance(text, str):
-                    kind = "missing" if text is None else f"a {type(text).__name__}, not a string"
-                    raise InputError(f"data {self.data.path!r}, {self.placed(rows, row, split)}: the text is {kind}")
+        found = [
+            rows[column(rows, role, self.data.columns, self.data.path, split)][:]
+            for role in ("text", "text_pair") if role in self.data.columns
+        ]  # fmt: skip
+        for texts in found:
+            if any(not isinstance(text, str) for text in texts):
+                raise self._no_text(rows, texts, split)
         return found
+
+    def _no_text(self, rows: "Dataset", texts: list[Any], split: str) -> InputError:
+        """What is wrong with the first of `texts` that is none."""
+        row, text = next((row, text) for row, text in enumerate(texts) if not isinstance(text, str))
+        kind = "missing" if text is None else f"a {type(text).__name__}, not a string"
+        if isinstance(text, bytes):  # JSON of several kinds is kept as bytes: the row to name is the one that differs
+            odd = unlike_most(texts)
+            row, kind = (row if odd is None else odd), "bytes, or a list or an object among texts; store texts"
+        return InputError(f"data {self.data.path!r}, {self.placed(rows, row, split)}: the text is {kind}")
 
     def synthetic_inputs(self, batch: int, seq_len: int | None) -> Arrays:
         """Ids spread over the vocabulary; the last token is padding, so that the mask is part of every trace."""

@@ -131,11 +131,16 @@ def test_honest_texts_of_several_lines_are_read(tmp_path, text):
         ("x.csv", 'text,label\n"He said \\"hi\\"",1\n', "line 2: cannot be read: text follows a closing quotation mark"),
         ("x.csv", "text,label\na,1\n\nb,c,2\n", "line 4: 3 fields where the header has 2 (text, label)"),
         ("x.csv", "text,label\na\n", "line 2: 1 field where the header has 2"),
-        ("x.csv", "text;label\na, b;1\n", "line 2: 2 fields where the header has 1 (text;label)"),
+        ("x.csv", "text;label\na, b;1\n", "line 1: semicolons and no commas between the names of the columns (text;label)"),
+        ("x.csv", "text|label\na|1\n", "line 1: bars and no commas between the names of the columns (text|label); save it"),
+        ("x.csv", "text\tlabel\na\t1\n", "line 1: tabs and no commas between the names of the columns (text label); rename"),
+        ("x.csv", "te\0xt,label\na,1\n", "line 1: the name of column 'te\\x00xt' holds a NUL; rename the column"),
+        ("x.csv", "text,label\na,1\n".encode("utf-16-le"), "line 1: cannot be read: it is UTF-16, and only UTF-8"),
+        ("x.tsv", "text\tlabel\na\t1\n".encode("utf-16-be"), "line 1: cannot be read: it is UTF-16, and only UTF-8"),
         ("x.tsv", 'text\tlabel\n"a\t1\nb\tc\t2\n', "line 3: 3 fields where the header has 2"),
         ("x.csv", "text,text\na,1\n", "line 1: two columns are called 'text'; is the first line a header?"),
         ("x.csv", "text,label\né,1\n".encode("latin-1"), "line 2: cannot be read: byte 0xe9 is no UTF-8"),
-        ("x.csv", "text,label\na,1\n".encode("utf-16"), "line 1: cannot be read: byte 0xff is no UTF-8"),
+        ("x.csv", "text,label\na,1\n".encode("utf-16"), "line 1: cannot be read: it is UTF-16, and only UTF-8"),
         ("x.csv", "\n\n", "no lines but blank ones"),
     ],
 )
@@ -146,6 +151,12 @@ def test_tables_that_are_none(tmp_path, name, text, problem):
 def test_column_without_a_name_is_called_by_its_number(tmp_path):
     path = save(tmp_path / "x.csv", ",text,label\n0,a,neg\n")
     assert read(path) == [{"Unnamed: 0": "0", "text": "a", "label": "neg"}]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_blanks_around_names_and_lines_of_blanks_mean_nothing(tmp_path, suffix):
+    text = "text, label \n  \na,neg\n   \n\n b,pos\n\u3000\n".replace(",", {"csv": ",", "tsv": "\t"}[suffix])
+    assert read(save(tmp_path / f"x.{suffix}", text)) == as_rows([("a", "neg"), (" b", "pos")])
 
 
 def test_many_rows_are_read_in_chunks(tmp_path):

@@ -99,6 +99,10 @@ def test_image_folder_is_left_as_it_is(image_data):
         ("https://example.com/1.png", "'https://example.com/1.png' is no file here; download the images"),
         ("s3://bucket/1.png", "is no file here"),
         ("", "no image in column 'image'"),
+        ("iVBORw0KGgoA" * 1000, "iVBORw0K…' is no path but an image in base64; store bytes"),
+        ("data:image/png;base64,iVBORw0KGgoA", "is no path but an image in base64"),
+        ("long name " * 500, "…' in "),
+        ("a\0b.png", "no image 'a\\x00b.png' in "),
         (None, "no image in column 'image'"),
     ],
 )
@@ -108,7 +112,7 @@ def test_paths_that_are_none(folder, value, problem, split):
     rows[2]["image"] = value  # of the first half, which is mixed
     tiny.write_jsonl(folder / "data" / "train.jsonl", rows)
     message = refusal(folder, "data", split)
-    assert message.startswith("train.jsonl, line 3: ")
+    assert message.startswith(f"train.jsonl, line 3 (split {split!r}): ")
     assert problem in message
 
 
@@ -118,6 +122,33 @@ def test_column_of_something_else(folder, value):
     assert "column 'image' is " in refusal(folder, "data")
 
 
-def test_bytes_that_are_missing(folder):
-    save(folder, [encoded(0), None, encoded(2)])
-    assert "train.parquet, row 1 (counted from 0): no image in column 'image'" in refusal(folder, "data")
+@pytest.mark.parametrize("missing", [None, b"", {"bytes": b"", "path": None}, {"bytes": None, "path": ""}])
+def test_bytes_that_are_missing(folder, missing):
+    is_struct = isinstance(missing, dict)
+    save(folder, [{"bytes": encoded(0), "path": None} if is_struct else encoded(0), missing])
+    message = refusal(folder, "data")
+    assert "train.parquet, row 1 (counted from 0) (split 'train'): no image in column 'image'" in message
+
+
+def test_path_beside_empty_bytes_is_seen_from_the_data_file(folder, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere" / "files").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "files" / "2.png").write_bytes(encoded(5))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    save(folder, [{"bytes": encoded(1), "path": None}, {"bytes": b"", "path": "files/2.png"}])
+    assert [row["image"].getpixel((0, 0)) for row in images(folder, "data")] == [shade(1), shade(2)]
+
+
+@pytest.mark.parametrize("split", ["train", "train[50%:]"])
+def test_structs_with_more_than_an_image(folder, split):
+    save(folder, [{"bytes": encoded(index), "path": None, "width": 4} for index in range(3)] + [None])
+    assert "no image in column 'image'" in refusal(folder, "data")
+    save(folder, [{"width": 4, "path": f"files/{index}.png", "more": {"a": 1}} for index in range(4)])
+    found = images(folder, "data", split)
+    assert [row["image"].getpixel((0, 0)) for row in found] == [shade(row["label"]) for row in found]
+    assert found.column_names == ["image", "label", "__row__"]
+
+
+def test_link_to_nothing_is_named_as_one(folder):
+    (folder / "data" / "files" / "gone.png").symlink_to("nowhere")
+    save(folder, ["files/1.png", "files/gone.png"])
+    assert "'files/gone.png' is a link to nothing" in refusal(folder, "data")

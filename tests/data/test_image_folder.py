@@ -69,6 +69,9 @@ def test_folders_are_classes_as_datasets_has_them(tmp_path):
         (["birds/train/owl/a.png", "birds/test/owl/b.png"], {
             "train": {"birds/train/owl/a.png": "owl"}, "test": {"birds/test/owl/b.png": "owl"},
         }),
+        (["a/images/train/owl/1.png", "a/images/test/owl/2.png"], {
+            "train": {"a/images/train/owl/1.png": "owl"}, "test": {"a/images/test/owl/2.png": "owl"},
+        }),
         # classes whose names speak of splits
         (["train/a.png", "plane/b.png"], {"train": {"train/a.png": "train", "plane/b.png": "plane"}}),
         (["bullet_train/a.png", "test_tube/b.png"], {
@@ -206,3 +209,66 @@ def test_description_in_json_of_other_things_is_no_metadata(tmp_path):
     draw(tmp_path, "cat/a.png", "dog/b.png")
     (tmp_path / "dataset_info.json").write_text(json.dumps({"description": "animals"}))
     assert read(tmp_path) == {"train": {"cat/a.png": "cat", "dog/b.png": "dog"}}
+
+
+SIDE = {
+    "classes.json": '["cat", "dog"]', "labels.csv": "id,name\n0,cat\n", "train/annotations.json": "{}",
+    "train/cat/notes.jsonl": '{"seen": 1}\n',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SIDE)
+def test_side_files_make_no_data_of_images(tmp_path, name):
+    draw(tmp_path, "train/cat/a.png", "test/cat/b.png")
+    (tmp_path / name).write_text(SIDE[name])
+    assert read(tmp_path) == {"test": {"test/cat/b.png": "cat"}, "train": {"train/cat/a.png": "cat"}}
+    assert left_out(str(tmp_path), tmp_path) == [name]
+
+
+@pytest.mark.parametrize("names", [["train.csv"], ["list.csv"], ["a.csv", "test.csv"]])
+def test_files_that_name_images_are_the_data(tmp_path, names):
+    draw(tmp_path, "img/a.png", "img/b.png")
+    for name in names:
+        (tmp_path / name).write_text("image,label\nimg/a.PNG,cat\n")
+    assert list(open_data(str(tmp_path), tmp_path)) == [Path(name).stem for name in names]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "cat/2.png: the file is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "cat/2.png: a pointer of git-lfs in place of"),
+        (None, "cat/2.png: links to nowhere, which is not there; download the data again, or remove it"),
+        ("folder", "cat/2.png: is a folder, though it is called as an image"),
+    ],
+)
+def test_images_that_are_not_there_as_named(tmp_path, content, problem):
+    draw(tmp_path, "cat/1.png", "dog/3.png")
+    path = tmp_path / "cat" / "2.png"
+    if content is None:
+        path.symlink_to("nowhere")
+    elif content == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    assert problem in refusal(tmp_path)
+
+
+def test_class_that_is_called_as_an_image(tmp_path):
+    draw(tmp_path, "a.png/1.png", "b.png/2.png")
+    assert read(tmp_path) == {"train": {"a.png/1.png": "a.png", "b.png/2.png": "b.png"}}
+
+
+def test_splits_that_would_be_called_alike(tmp_path):
+    draw(tmp_path, "train a/cat/1.png", "train_a/cat/2.png")
+    assert "train a and train_a are both split 'train_a'; rename one" in refusal(tmp_path)
+
+
+def test_class_that_is_linked_into_another_split_is_there_twice(tmp_path):
+    draw(tmp_path, "train/cat/1.png", "train/dog/2.png", "test/dog/3.png")
+    (tmp_path / "test" / "cat").symlink_to("../train/cat")
+    (tmp_path / "train" / "dog" / "around").symlink_to("../..")
+    assert read(tmp_path) == {
+        "test": {"test/cat/1.png": "cat", "test/dog/3.png": "dog"},
+        "train": {"train/cat/1.png": "cat", "train/dog/2.png": "dog"},
+    }

@@ -34,13 +34,31 @@ LINES = [json.dumps(row, ensure_ascii=False) for row in ROWS]
     "text",
     [
         "\n".join(LINES), "\r\n".join(LINES) + "\r\n", "\n\n".join(LINES), "\ufeff" + "\n".join(LINES),
-        json.dumps(ROWS), json.dumps(ROWS, indent=1), "\n" + json.dumps(ROWS), json.dumps({"version": "1.0", "data": ROWS}),
-        json.dumps({"data": ROWS}, indent=2), json.dumps(COLUMNS), json.dumps(COLUMNS, indent=4),
-        "[" + ",\n".join(LINES) + "]",
+        json.dumps(ROWS), json.dumps(ROWS, indent=1), "\n" + json.dumps(ROWS), "[" + ",\n".join(LINES) + "]",
     ],
 )  # fmt: skip
 def test_every_form_of_the_same_rows(tmp_path, name, text):
     assert read(save(tmp_path / name, text)) == ROWS
+
+
+CONTAINERS = [{"version": "1.0", "data": ROWS}, {"data": ROWS}, COLUMNS, {"train": ROWS}]
+
+
+@pytest.mark.parametrize("value", CONTAINERS)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_object_that_holds_the_rows(tmp_path, value, indent):
+    assert read(save(tmp_path / "x.json", json.dumps(value, indent=indent))) == ROWS
+    # where every object is a row, this is one as well
+    assert read(save(tmp_path / "x.jsonl", json.dumps(value, indent=indent))) == [value]
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_row_that_holds_objects_is_a_row(tmp_path, end):
+    row = {"text": "foo bar", "label": "pos", "entities": [{"text": "foo", "label": "neg"}]}
+    for suffix in ("jsonl", "ndjson"):
+        path = save(tmp_path / f"x.{suffix}", json.dumps(row) + end)
+        assert read(path) == [row]
+        assert place_of_row(path, 0) == "line 1"
 
 
 def test_one_object_is_one_row(tmp_path):
@@ -87,24 +105,42 @@ def test_what_a_row_lacks_is_null(tmp_path):
     ("text", "problem"),
     [
         ('{"text": "a"}\n{"text": \n', "line 2: cannot be read as JSON: Expecting value"),
-        ('{"text": "a"\n{"text": "b"}\n', "line 2: cannot be read as JSON"),
+        ('{"text": "a"\n{"text": "b"}\n', "line 1: cannot be read as JSON: Expecting ',' delimiter"),
+        ('{"text": "a", "label": 1\n\n{"text": "b"}\n', "line 1: cannot be read as JSON"),
+        ('{\n "text": "a"\n}\n{\n "text": "b"\n}\n', "line 4: cannot be read as JSON: Extra data; expected one object"),
+        ('{"text": "a"}\n{"te\\ud800xt": "b"}\n', "line 2: the name 'te\\ud800xt' holds half a surrogate pair; mend it"),
         ('{"text": "a"}\n\n{"text": "b"} x\n', "line 3: cannot be read as JSON: Extra data"),
         ('{"text": "a"}\n["b"]\n', "line 2: cannot be read: a list in place of an object"),
         ('{"text": "a"}\nnull\n', "line 2: cannot be read: a null in place of an object"),
         ("[1, 2", "line 1: cannot be read as JSON"),
         ('[{"text": "a"}, 3]', "row 1 (counted from 0): cannot be read: a number in place of an object"),
         ('["a", "b"]\n["c", "d"]\n', "line 2: cannot be read as JSON: Extra data; expected one object a line"),
-        ('{"train": [{"a": 1}], "test": [{"a": 1}], "n": 2}', "holds one object; expected one object a line"),
         ("3", "holds one number; expected one object a line"),
         ('{"text": "a"}\n{"text": "\\ud800"}\n', "line 2: 'text' holds half a surrogate pair"),
         ('{"text": "a"}\n{"text": "é"}\n'.encode("latin-1"), "line 2: cannot be read: byte 0xe9 is no UTF-8"),
-        ('{"text": "é"}'.encode("utf-16"), "cannot be read: byte 0xff is no UTF-8"),
+        ('{"text": "é"}'.encode("utf-16"), "cannot be read: it is UTF-16, and only UTF-8 is read; save"),
         ("[" * 100_000, "cannot be read as JSON"),
         (" \n\n", "no lines but blank ones"),
     ],
 )
 def test_files_that_are_no_rows(tmp_path, text, problem):
     assert problem in refusal(save(tmp_path / "x.jsonl", text))
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ({"train": [{"a": 1}], "test": [{"a": 1}], "n": 2}, "holds several splits (train, test), and a file is one; write"),
+        ({"train": [], "test": [{"a": 1}]}, "holds several splits (train, test)"),
+        ({"train": {"a": [1]}, "validation": {"a": [2]}}, "holds several splits (train, validation)"),
+        ({"rows": [{"a": 1}], "features": [{"b": 1}]}, "holds one object; expected one object a line"),
+        ({"text": {"0": "a", "1": "b"}, "label": {"0": 0, "1": 1}}, "as pandas writes it by default; write it with to_json"),
+        ({"0": {"text": "a", "label": 1}, "1": {"text": "b", "label": 0}}, "as pandas writes it by default"),
+        ({"columns": ["text"], "index": [0], "data": [["a"]]}, "as pandas writes it by default"),
+    ],
+)
+def test_objects_that_hold_something_else(tmp_path, value, problem):
+    assert problem in refusal(save(tmp_path / "x.json", json.dumps(value)))
 
 
 def test_places(tmp_path):

@@ -87,7 +87,7 @@ def test_selections_that_share_rows(first, second, expected):
     ("text", "names", "share"),
     [
         ("train", ("train",), None), ("train[:50%]", ("train",), (0, 50)), ("a+b[25%:75%]", ("a", "b"), (25, 75)),
-        ("a+b", ("a", "b"), None), ("a[10:]", ("a",), (10, 100)), ("日本.v-1", ("日本.v-1",), None),
+        ("a+b", ("a", "b"), None), ("a[10%:]", ("a",), (10, 100)), ("日本.v-1", ("日本.v-1",), None),
     ],
 )  # fmt: skip
 def test_selections(text, names, share):

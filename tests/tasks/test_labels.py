@@ -103,11 +103,32 @@ def test_labels_that_do_not_fit_the_model(values, names, class_names, problem):
     assert problem in refusal(classes, values, names, class_names)
 
 
-@pytest.mark.parametrize("value", [[0, 1], [], {"a": 1}, b"x"])
+@pytest.mark.parametrize("value", [[0, 1], [], {"a": 1}])
 def test_several_labels_a_sample_are_not_supported(value):
     message = refusal(classes, ["art", value], TOPICS)
-    assert "train.csv, line 3: the label is a " in message
+    assert "train.csv, line 3: the label is a" in message
     assert "several labels a sample are not supported yet" in message
+
+
+def test_row_with_another_kind_of_label_is_the_one_that_is_named():
+    mixed = [b'"art"', b'"sport"', b"null", b'["art"]', b'"war"']  # how a column of JSON holds values of several kinds
+    assert "train.csv, line 5: the label is a list: several labels" in refusal(classes, mixed, TOPICS)
+    mixed = [b'["art"]', b'["sport"]', b'"war"']
+    assert "train.csv, line 4: the label is 'war' among lists" in refusal(classes, mixed, TOPICS)
+
+
+def test_labels_of_bytes_are_no_text():
+    assert "train.csv, line 2: the label is bytes and no text; store" in refusal(classes, [b"art", b"war"], TOPICS)
+
+
+@pytest.mark.parametrize("labels", [["01", "02"], ["1.0", "2.0"], ["01.00", "2."], ["001", 2]])
+@pytest.mark.parametrize(("names", "expected"), [(("1", "2", "3", "4"), [0, 1]), (UNNAMED, [1, 2]), (("02", "01"), [1, 0])])
+def test_zeros_that_change_no_number(labels, names, expected):
+    assert classes(labels, names) == expected
+
+
+def test_zero_is_zero():
+    assert classes(["00", "0", "0.0", "10"], tuple(f"LABEL_{index}" for index in range(11))) == [0, 0, 0, 10]
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), "", "  "])
