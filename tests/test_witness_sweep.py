@@ -110,7 +110,8 @@ MODELS = {
     "as it is": (lambda directory: None, None),
     "bf16": (half, None),
     "shards": (sharded, None),
-    "causal": (config(is_decoder=True, use_cache=True), None),
+    # its first token, which the head reads, sees no other
+    "causal": (config(is_decoder=True, use_cache=True), "answers all samples alike"),
     "tuples in chunks": (config(return_dict=False, chunk_size_feed_forward=3), None),
     "all states": (config(output_hidden_states=True, output_attentions=True), None),
     "ids as strings": (config(label2id={"art": "0", "sport": "1", "war": "2"}), None),

@@ -96,9 +96,8 @@ def validate(package: Path, project: Project | None = None, progress: Progress |
         checks.append(Check(name="latency", passed=False, detail=f"could not be measured: {error}"))
         return Validation(package=str(package), passed=False, checks=checks, not_checked=not_checked)
     measured = timings[PRUNED].ms
-    here = runtime.device()
-    if (here.name, here.cores) != (manifest.device.name, manifest.device.cores):
-        not_checked.append(f"budget: it is meant for {manifest.device.name}, and this is {here.name}")
+    if differs := manifest.device.differs(runtime.device()):
+        not_checked.append(f"budget: it is meant for {differs}")
     elif manifest.budget.kind == "speedup" and original is None:
         not_checked.append(f"budget: a speedup needs the dense model; measured {measured:.3g} ms here")
     else:

@@ -149,8 +149,8 @@ def check_matches(
         wrong = f"{table.runtime.name} in {table.precision}, and the target is {target.runtime} in {target.precision}"
     elif table.device.kind != target.device:
         wrong = f"a {table.device.kind}, and the target is a {target.device}"
-    elif device is not None and (table.device.name, table.device.cores) != (device.name, device.cores):
-        wrong = f"{table.device.name} ({table.device.cores} cores), and this is {device.name} ({device.cores} cores)"
+    elif device is not None and (differs := table.device.differs(device)):
+        wrong = differs
     elif target.threads is not None and table.runtime.threads != target.threads:
         wrong = f"{table.runtime.threads} threads, and the target has {target.threads}"
     elif runtime is not None and table.runtime.threads != runtime.threads:

@@ -30,6 +30,15 @@ class DeviceInfo(Record):
     compute_capability: str | None = None
     cuda: str | None = None
     driver: str | None = None
+    instructions: list[str] = Field(default_factory=list, description="that latency depends on; none where nobody looked")
+
+    def differs(self, other: "DeviceInfo") -> str | None:
+        """In what `other` is another device than this one, told for both; None where nothing speaks for that."""
+        if (self.name, self.cores) != (other.name, other.cores):
+            return f"{self.name} ({self.cores} cores), and this is {other.name} ({other.cores} cores)"
+        if self.instructions and other.instructions and self.instructions != other.instructions:
+            return f"{self.name} with {', '.join(self.instructions)}, and this one has {', '.join(other.instructions)}"
+        return None
 
     @property
     def slug(self) -> str:

@@ -1,30 +1,19 @@
 """The device that engines run on, described."""
 
-import platform
-from pathlib import Path
-
 import psutil
 
 from prune2deploy.errors import InputError
 from prune2deploy.runtimes.base import DeviceInfo
+from prune2deploy.runtimes.processor_kind import cpu_name, instructions
 from prune2deploy.runtimes.processors import usable_cores
 
 
 def cpu_device() -> DeviceInfo:
     """This machine's processor."""
     return DeviceInfo(
-        kind="cpu", name=cpu_name(), cores=usable_cores(), memory_gb=round(psutil.virtual_memory().total / 2**30, 1)
+        kind="cpu", name=cpu_name(), cores=usable_cores(), memory_gb=round(psutil.virtual_memory().total / 2**30, 1),
+        instructions=instructions(),
     )
-
-
-def cpu_name() -> str:
-    """The processor's own name for itself."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def cuda_device() -> DeviceInfo:
