@@ -25,7 +25,7 @@ from prune2deploy.team import refuse_team
 from prune2deploy.validation.record import Report
 
 ATTEMPTS = 3
-STEP = 0.012  # of the budget, by which the aim is lowered when the final measurement was above it
+LOWEST_AIM = 0.85  # of the aim before: a final measurement further off than that is no steady difference
 SLOWER = 0.93  # of the speedup, that is tried when the fastest model within a loss lost more on the evaluation split
 
 
@@ -82,8 +82,8 @@ class Attempt:
 
     def after(self, error: CheckFailedError) -> "Attempt | None":
         """What may mend `error`; None where nothing will."""
-        if isinstance(error, BudgetMissedError):
-            return replace(self, aim=self.aim - STEP)
+        if isinstance(error, BudgetMissedError):  # what was aimed at came out as `used`: the next is to come out as AIM
+            return replace(self, aim=self.aim * max(AIM / error.used, LOWEST_AIM))
         slower = round(SLOWER * self.budget.value, 2)
         if isinstance(error, LossExceededError) and self.by_loss and slower > SLOWEST:
             return replace(self, budget=Budget(kind="speedup", value=slower))

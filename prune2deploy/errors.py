@@ -72,7 +72,14 @@ class CheckFailedError(Prune2DeployError):
 
 
 class BudgetMissedError(CheckFailedError):
-    """The exported artifact is slower than its budget, and nothing else is wrong with it."""
+    """The exported artifact is slower than its budget, and nothing else is wrong with it.
+
+    `used`: the share of the budget that it takes, above 1.
+    """
+
+    def __init__(self, message: str, used: float):
+        super().__init__(message)
+        self.used = used
 
 
 class LossExceededError(CheckFailedError):

@@ -13,7 +13,8 @@ from tritonclient.grpc import model_config_pb2
 
 import prune2deploy
 from prune2deploy import closed_loop
-from prune2deploy.errors import UnstableMeasurementError
+from prune2deploy.budget import Budget
+from prune2deploy.errors import BudgetMissedError, UnstableMeasurementError
 from prune2deploy.exporting import recheck
 from prune2deploy.models.checkpoint import load_dense, read_pruned_record
 from prune2deploy.pruning.workbench import Workbench
@@ -309,6 +310,15 @@ def test_budget_missed_at_the_end_is_tried_again_with_more_margin(work, clock, m
     assert not list((work / ".prune2deploy" / "pruned").iterdir())
 
 
+@pytest.mark.parametrize(("slower", "attempts"), [(1.02, 1), (1.04, 2), (1.06, 2), (1.12, 2), (1.5, 4)])
+def test_export_that_is_steadily_slower_than_its_candidate_is_met_at_the_second_try(slower, attempts):
+    attempt, tried = closed_loop.Attempt(Budget(kind="speedup", value=2), closed_loop.AIM, by_loss=False), 1
+    while (used := attempt.aim * slower) > 1:
+        attempt, tried = attempt.after(BudgetMissedError("too slow", used)), tried + 1
+    assert tried == attempts
+    assert attempts == 1 or attempts > 2 or used == pytest.approx(closed_loop.AIM)
+
+
 def test_budget_that_is_never_met_is_no_package(work, clock, monkeypatch):
     clock.factor = slow_at(FINAL, 99)
     monkeypatch.setattr(closed_loop, "ATTEMPTS", 2)
@@ -325,6 +335,16 @@ def test_budget_that_is_never_met_is_no_package(work, clock, monkeypatch):
     assert answer(result, code=1)["verdict"] == "failed"
     assert aims == [], "the models of the first try are still there"
     assert report_of(work / "model_repository" / "topics").headline.startswith("FAILED budget of 1.5× speedup")
+
+
+def test_budget_in_milliseconds_is_judged_by_todays_clock(work, bert_made, clock):
+    dense = bert_made.said["profile"]["dense_ms"]  # on the table's day; today everything takes 1.7 times as long
+    clock.factor = lambda description, name: 1.7
+    record = answer(cli("prune", "--latency-ms", 0.6 * 1.7 * dense, "--json"))
+    measured = record["provenance"]["fitted"][-1]
+    assert measured["dense_ms"] == pytest.approx(1.7 * dense, rel=0.01)
+    assert 0.9 <= measured["measured_ms"] / (0.6 * 1.7 * dense) <= 1
+    refused(cli("prune", "--latency-ms", 1.75 * dense, "--out", "other"), "asks for nothing: the dense model takes")
 
 
 def test_engine_that_no_search_can_make_fast_enough(work, clock):

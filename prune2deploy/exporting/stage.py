@@ -119,7 +119,7 @@ def export(
         if report.verdict == "failed" and not force:
             kept = project.state / "rejected" / f"{name}.html"
             write_text(kept, (version / "report.html").read_text(encoding="utf-8"))
-            raise failure_of(report)(f"{report.headline} (nothing was exported; the report is {kept})")
+            raise failure_of(report, f"{report.headline} (nothing was exported; the report is {kept})")
         publish_parts(parts[:-1], repository, project.serving.keep)
         publish(staged, entry, project.serving.keep)
         publish_parts(parts[-1:], repository, project.serving.keep)  # the ensemble, when all of its steps are there
@@ -201,14 +201,14 @@ def compile_into(version: Path, backend: Backend, runtime: Runtime, onnx_file: P
         shutil.copyfile(onnx_file, version / backend.graph)
 
 
-def failure_of(report: Report) -> type[CheckFailedError]:
+def failure_of(report: Report, message: str) -> CheckFailedError:
     """The error that says what is wrong, for somebody who can mend it by pruning again."""
     failed = [check.name for check in report.checks if not check.passed]
-    if all(name.startswith(BUDGET) for name in failed):
-        return BudgetMissedError
+    if report.limit_ms and all(name.startswith(BUDGET) for name in failed):
+        return BudgetMissedError(message, report.latency_pruned.ms / report.limit_ms)
     if all(name.endswith(LOSS) for name in failed):
-        return LossExceededError
-    return CheckFailedError
+        return LossExceededError(message)
+    return CheckFailedError(message)
 
 
 def take_fused(

@@ -14,7 +14,7 @@ from prune2deploy.models.checkpoint import PrunedRecord, read_pruned_record
 from prune2deploy.profiling.table import LatencyTable
 from prune2deploy.progress import Progress
 from prune2deploy.provenance import versions
-from prune2deploy.pruning.fit import highest_speedup, refuse_silly
+from prune2deploy.pruning.fit import highest_speedup
 from prune2deploy.pruning.registry import DEFAULT_METHOD
 from prune2deploy.pruning.shelf import Shelf
 from prune2deploy.pruning.workbench import Workbench
@@ -39,7 +39,7 @@ def frontier(
     chosen = within_reach(table) if budgets is None else list({budget.slug: budget for budget in budgets}.values())
     if not chosen:
         raise InputError(f"no speedup from {SPEEDUPS[0]:g} on is within reach of this model; name budgets with --speedup")
-    limits = {budget.slug: refuse_silly(table, budget) for budget in chosen}
+    limits = {budget.slug: workbench.refuse_silly(budget) for budget in chosen}
     made: dict[Path, PrunedRecord] = {}
     missed: list[Missed] = []
     for number, budget in enumerate(sorted(chosen, key=lambda each: -limits[each.slug]), start=1):

@@ -6,6 +6,7 @@ interleaved with the dense engine and in shares of it, because the machine's clo
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,11 @@ class EngineBench:
         ]
         self.dense_file, self.dense = dense, runtime.build(dense)
 
+    @cached_property
+    def dense_ms(self) -> float:
+        """Milliseconds of the dense model over the workload, as this machine's clock is today."""
+        return time_workload({DENSE: self.dense}, self.workload, self.progress, "measuring the dense model")[DENSE].ms
+
     def measure(self, plan: Plan) -> tuple[float, float]:
         """(milliseconds of the model that `plan` leaves, milliseconds of the dense model), over the workload."""
         from prune2deploy.models.surgery import shrunk
@@ -83,15 +89,16 @@ class EngineBench:
 
 def fit_to_engine(
     search: Search, measure: Callable[[Plan], tuple[float, float]], table: LatencyTable, budget: Budget,
-    progress: Progress, aim: float = AIM,
+    progress: Progress, aim: float = AIM, dense_ms: float | None = None,
 ) -> tuple[Candidate, list[Candidate]]:
     """The candidate that uses the budget best without exceeding it, and all that were measured.
 
-    Raises UnreachableBudgetError before anything is measured where the table says so, and CheckFailedError, naming what
-    was reached, where no round met the budget.
+    `dense_ms`: what the dense model takes here today; None: what the table says. Raises UnreachableBudgetError before
+    anything is measured where the table says so, and CheckFailedError, naming what was reached, where no round met the
+    budget.
     """
     costs = LatencyCosts(table)
-    limit = refuse_silly(table, budget)
+    limit = refuse_silly(table, budget, dense_ms)
     lowest, highest, nearly, most = (share - AIM + aim for share in (*ACCEPTED, NEARLY, LAST_RESORT))
     target = aim * limit
     rounds: list[Candidate] = []
@@ -125,21 +132,23 @@ def fit_to_engine(
     return max(fitting, key=lambda r: r.used), rounds
 
 
-def refuse_silly(table: LatencyTable, budget: Budget) -> float:
-    """The budget in the table's milliseconds; raises where it is above dense or below what is reachable."""
-    limit = budget.limit_ms(table.dense_ms)
-    if limit >= table.dense_ms:
-        raise InputError(
-            f"a budget of {budget} asks for nothing: the dense model takes {table.dense_ms:.3g} ms already"
-        )
-    if limit < floor_of(table):
+def refuse_silly(table: LatencyTable, budget: Budget, dense_ms: float | None = None) -> float:
+    """The budget in the table's milliseconds; raises where it is above dense or below what is reachable.
+
+    `dense_ms`: what the dense model takes today, when the clock may be another than on the table's day; None: what it took.
+    """
+    dense_ms = dense_ms or table.dense_ms
+    limit, scale = budget.limit_ms(dense_ms), table.dense_ms / dense_ms
+    if limit >= dense_ms:
+        raise InputError(f"a budget of {budget} asks for nothing: the dense model takes {dense_ms:.3g} ms already")
+    if limit * scale < floor_of(table):
         if budget.kind == "speedup":
             raise InputError(
                 f"a speedup of {budget.value:g} is out of reach: with every block removed the model is "
                 f"{table.dense_ms / floor_of(table):.3g} times as fast; ask for less"
             )
-        raise UnreachableBudgetError(limit, floor_of(table))
-    return limit
+        raise UnreachableBudgetError(limit, floor_of(table) / scale)
+    return limit * scale
 
 
 def floor_of(table: LatencyTable) -> float:

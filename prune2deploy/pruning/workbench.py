@@ -133,7 +133,7 @@ class Workbench:
         CheckFailedError where no measured candidate keeps to the budget.
         """
         if budget.kind != "flops":
-            refuse_silly(self.table[0], budget)
+            self.refuse_silly(budget)
         method = self.method
         watch = Stopwatch()
         costs, candidate, rounds = self._search(budget, aim)
@@ -149,6 +149,14 @@ class Workbench:
             state = State(state.plan, state.model) if stages.add(name, state, watch.lap()) else undo()
         return Pruned(budget, state, candidate, rounds, [dense, *stages.results])
 
+    def refuse_silly(self, budget: Budget) -> float:
+        """As `fit.refuse_silly`; milliseconds are judged by what the dense model takes today, where that can be measured."""
+        alone = team().size == 1  # several processes would measure at once, each in the way of the others
+        return refuse_silly(self.table[0], budget, self._dense_ms(budget) if alone else None)
+
+    def _dense_ms(self, budget: Budget) -> float | None:
+        return self.bench.dense_ms if budget.kind == "latency_ms" and self.given_table is None else None
+
     def _search(self, budget: Budget, aim: float) -> tuple[Costs, Candidate, list[Candidate]]:
         method = self.method
         if budget.kind == "flops":
@@ -159,8 +167,9 @@ class Workbench:
         if self.given_table is not None:
             return costs, *away_from_target(method, costs, table, budget)
         fitted = fit_to_engine(
-            lambda ms: method.search(costs, ms), self.bench.measure, table, budget, self.progress, aim
-        )
+            lambda ms: method.search(costs, ms), self.bench.measure, table, budget, self.progress, aim,
+            self._dense_ms(budget),
+        )  # fmt: skip
         return costs, *fitted
 
     def save(self, pruned: Pruned, out: Path) -> PrunedRecord:

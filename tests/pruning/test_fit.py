@@ -176,6 +176,19 @@ def test_a_budget_above_dense_is_refused(value):
         fit(Budget(kind="latency_ms", value=value), never)
 
 
+@pytest.mark.parametrize("clock", [0.6, 1.0, 1.7])
+def test_milliseconds_are_judged_by_todays_clock_and_not_the_tables(clock):
+    dense = clock * TABLE.dense_ms
+    best, _, _ = fit(Budget(kind="latency_ms", value=0.6 * dense), Engine(clock=clock), dense_ms=dense)
+    assert 0.95 <= best.measured_ms / (0.6 * dense) <= 1
+    assert refuse_silly(TABLE, Budget(kind="latency_ms", value=0.6 * dense), dense) == pytest.approx(0.6 * TABLE.dense_ms)
+    with pytest.raises(InputError, match=rf"asks for nothing.*{dense:.3g} ms"):
+        fit(Budget(kind="latency_ms", value=1.01 * dense), never, dense_ms=dense)
+    with pytest.raises(UnreachableBudgetError) as caught:
+        fit(Budget(kind="latency_ms", value=0.9 * clock * TABLE.fixed_ms), never, dense_ms=dense)
+    assert caught.value.reachable == pytest.approx(clock * TABLE.fixed_ms)
+
+
 def test_milliseconds_below_the_floor_are_refused():
     with pytest.raises(UnreachableBudgetError, match=r"2\.9 ms is out of reach.* 3 ms") as caught:
         fit(Budget(kind="latency_ms", value=2.9), never)
