@@ -117,15 +117,16 @@ def heard(task: Task, run: Run, evaluation: Samples, project: Project, client_si
     """
     outside = task.outside()
     testimony = reading(task, run, evaluation, outside)
-    if testimony.objection is None and not client_side:
-        with tempfile.TemporaryDirectory() as made:
-            try:
-                preprocessor = preprocessor_of(task, project.workload, Path(made))
-            except NotServableError as error:
-                raise InputError(f"{error}; {CLIENT_SIDE}") from None
-            testimony = serving(task, chain_of(preprocessor, run), outside)
-        if testimony.objection:
-            raise InputError(f"{testimony}; {CLIENT_SIDE}")
     if testimony.objection:
         raise InputError(f"{project.model}: {testimony}")
+    if client_side:
+        return testimony
+    with tempfile.TemporaryDirectory() as made:
+        try:
+            preprocessor = preprocessor_of(task, project.workload, Path(made))
+        except NotServableError as error:
+            raise InputError(f"{error}; {CLIENT_SIDE}") from None
+        testimony = serving(task, chain_of(preprocessor, run), outside)
+    if testimony.objection:
+        raise InputError(f"{testimony}; {CLIENT_SIDE}")
     return testimony
