@@ -10,9 +10,9 @@ from prune2deploy.exporting.stage import export, refuse_other
 from prune2deploy.exporting.witnessed import refuse_unservable
 from prune2deploy.models.checkpoint import read_pruned_record, resolve_model
 from prune2deploy.models.configuration import load_config
-from prune2deploy.models.registry import family_of
+from prune2deploy.models.signature import signature_of
+from prune2deploy.models.table import check_matches, read_table, table_path
 from prune2deploy.profiling.stage import profile
-from prune2deploy.profiling.table import check_matches, read_table, table_path
 from prune2deploy.progress import Progress
 from prune2deploy.pruning.fastest import SLOWEST, fastest
 from prune2deploy.pruning.fit import AIM
@@ -104,7 +104,7 @@ def ensure_table(project: Project, progress: Progress) -> Path:
     """The latency table of this model on this device, measured where there is none that fits."""
     directory = resolve_model(project.model, project.root)
     config = load_config(directory)
-    signature = family_of(config).signature(config)
+    signature = signature_of(config)
     runtime = runtime_for(project.target)
     device, described = runtime.device(), runtime.describe()
     path = table_path(project.profiles, device, signature, described, project.target.precision)

@@ -18,8 +18,9 @@ from transformers import (
 
 from prune2deploy.config import Project
 from prune2deploy.models.checkpoint import Provenance, load_dense
+from prune2deploy.models.family import blocks_of
 from prune2deploy.models.plan import Plan
-from prune2deploy.models.registry import blocks_of, family_of
+from prune2deploy.models.signature import signature_of as signature_of_config
 from prune2deploy.tasks.registry import task_of
 
 TOPICS = ("art", "sport", "war")
@@ -146,7 +147,7 @@ def loaded_task(project):
 
 
 def signature_of(model):
-    return family_of(model.config).signature(model.config)
+    return signature_of_config(model.config)
 
 
 def plan_keeping(model, kept):

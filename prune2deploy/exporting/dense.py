@@ -7,8 +7,9 @@ from prune2deploy.budget import Budget
 from prune2deploy.config import Project
 from prune2deploy.files import staged_directory
 from prune2deploy.models.checkpoint import Provenance, digest_of_model, load_dense, resolve_model, save_pruned
+from prune2deploy.models.family import blocks_of
 from prune2deploy.models.plan import Plan
-from prune2deploy.models.registry import blocks_of, family_of
+from prune2deploy.models.signature import signature_of
 from prune2deploy.provenance import versions
 
 
@@ -19,7 +20,7 @@ def as_if_pruned(project: Project) -> Path:
     directory = resolve_model(project.model, project.root)
     model = load_dense(directory)
     everything = {block: range(block.units) for block in blocks_of(model)}
-    plan = Plan.of(family_of(model.config).signature(model.config), everything)
+    plan = Plan.of(signature_of(model.config), everything)
     provenance = Provenance(
         source=project.model, source_sha256=digest_of_model(directory), task=project.task, method="none (dense)",
         budget=Budget(kind="none", value=1.0), data=project.data.path, calibration_sha256="", calibration_samples=0,

@@ -9,8 +9,8 @@ from prune2deploy.config import Project, Target
 from prune2deploy.errors import InputError, UnstableMeasurementError
 from prune2deploy.exporting.stage import entry_check
 from prune2deploy.files import Record
+from prune2deploy.graphs.onnx_model import dense_onnx
 from prune2deploy.models.checkpoint import digest_of_model, load_dense, resolve_model
-from prune2deploy.models.onnx_model import dense_onnx
 from prune2deploy.progress import Progress
 from prune2deploy.repository.check import compiled_in, part_checks
 from prune2deploy.repository.manifest import MANIFEST_FILE, REFERENCE_FILE, Manifest, read_manifest, seal_problems

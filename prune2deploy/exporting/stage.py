@@ -9,7 +9,6 @@ import numpy as np
 from prune2deploy.budget import Budget, refuse_silly_loss
 from prune2deploy.config import Project, Target
 from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError, LossExceededError, UnstableMeasurementError
-from prune2deploy.exporting.fuse import GAIN, fuse
 from prune2deploy.exporting.parts import (
     part_names,
     publish_parts,
@@ -22,6 +21,8 @@ from prune2deploy.exporting.parts import (
 from prune2deploy.exporting.releases import release_named, server_check
 from prune2deploy.exporting.witnessed import refuse_unservable, witness_checks
 from prune2deploy.files import sha256_of, write_record, write_text
+from prune2deploy.graphs.fuse import GAIN, fuse
+from prune2deploy.graphs.onnx_model import dense_onnx, export_onnx
 from prune2deploy.models.checkpoint import (
     PrunedRecord,
     digest_of_model,
@@ -31,8 +32,7 @@ from prune2deploy.models.checkpoint import (
     read_pruned_record,
     resolve_model,
 )
-from prune2deploy.models.onnx_model import dense_onnx, export_onnx
-from prune2deploy.profiling.table import LatencyTable, read_table
+from prune2deploy.models.table import LatencyTable, read_table
 from prune2deploy.progress import Progress
 from prune2deploy.repository.check import part_checks
 from prune2deploy.repository.manifest import Manifest, entry_name, own_files, shared_files, write_sealed

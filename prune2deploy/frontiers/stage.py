@@ -11,7 +11,7 @@ from prune2deploy.files import refuse_existing, staged_directory, write_record, 
 from prune2deploy.frontiers.picture import draw
 from prune2deploy.frontiers.record import FRONTIER_FILE, Frontier, Missed, point_of
 from prune2deploy.models.checkpoint import PrunedRecord, read_pruned_record
-from prune2deploy.profiling.table import LatencyTable
+from prune2deploy.models.table import LatencyTable
 from prune2deploy.progress import Progress
 from prune2deploy.provenance import versions
 from prune2deploy.pruning.fit import highest_speedup

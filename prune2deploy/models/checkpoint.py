@@ -5,14 +5,15 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from prune2deploy.budget import Budget
 from prune2deploy.errors import InputError, reason_of
 from prune2deploy.files import Record, read_record, seen_from, sha256_of, share, write_record
 from prune2deploy.models.configuration import load_config
+from prune2deploy.models.logit_scale import factor_of, set_factor_
 from prune2deploy.models.plan import Plan
-from prune2deploy.models.registry import family_of
+from prune2deploy.models.signature import signature_of
 from prune2deploy.models.weights import refuse_unfit, weight_files, weights_in
 
 if TYPE_CHECKING:
@@ -84,10 +85,16 @@ class Provenance(Record):
 class PrunedRecord(Record):
     """`prune2deploy.json` of a pruned model directory."""
 
-    schema_version: int = Field(1, ge=1, le=1)
+    schema_version: int = Field(2, ge=1, le=2)
     plan: Plan
     weights_sha256: str
+    logit_scale: float = Field(1.0, gt=0, description="what multiplies a head's output, where other modules use its weights")
     provenance: Provenance
+
+    @field_validator("schema_version")
+    @classmethod
+    def _newest(cls, version: int) -> int:
+        return 2  # what version 1 had is read as it is
 
 
 def digest_of_model(directory: Path) -> str:
@@ -164,7 +171,9 @@ def save_pruned(model: "PreTrainedModel", plan: Plan, provenance: Provenance, so
     for file in processor_files(source):
         shutil.copy2(file, directory / file.name)
     weights_sha256 = sha256_of(directory / WEIGHTS_FILE)
-    record = PrunedRecord(plan=plan, weights_sha256=weights_sha256, provenance=provenance)
+    record = PrunedRecord(
+        plan=plan, weights_sha256=weights_sha256, logit_scale=factor_of(model), provenance=provenance
+    )
     write_record(directory / PLAN_FILE, record)
 
 
@@ -196,7 +205,7 @@ def load(directory: str | Path) -> "PreTrainedModel":
         raise InputError(f"{directory}: {WEIGHTS_FILE} is missing")
     if sha256_of(weights) != record.weights_sha256:
         raise InputError(f"{weights}: damaged or replaced: its hash is not the one in {PLAN_FILE}")
-    record.plan.check_fits(family_of(config).signature(config))
+    record.plan.check_fits(signature_of(config))
     config._attn_implementation = "eager"
     with torch.random.fork_rng():  # building the skeleton draws random weights; the caller's generator is not ours
         model = getattr(transformers, config.architectures[0])(config)
@@ -209,6 +218,7 @@ def load(directory: str | Path) -> "PreTrainedModel":
             f"{weights}: does not fit the plan in {PLAN_FILE}, one of the two was changed ({problem}); make both with "
             "`prune2deploy prune`"
         ) from None
+    set_factor_(model, record.logit_scale)
     _refuse_non_finite(model, directory)
     return model.eval().requires_grad_(False)
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from prune2deploy.errors import InputError, reason_of
 from prune2deploy.files import refuse_missing
+from prune2deploy.models.family import Family, family_named
 from prune2deploy.models.label_maps import is_placeholder, label_names
-from prune2deploy.models.registry import family_named
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -64,8 +64,8 @@ def load_config(directory: Path) -> "PretrainedConfig":
     except Exception as error:  # transformers raises whatever its validators raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: not usable as a {values['model_type']} configuration: {reason[:300]}") from None
-    config.architectures = [_architecture(values, family.architectures, path)]
-    refuse_odd_sizes(config, values, path)
+    config.architectures = [_architecture(values, tuple(family.heads), path)]
+    refuse_odd_sizes(config, family, path)
     names = label_names(values, path)
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
@@ -128,18 +128,19 @@ def _architecture(values: dict[str, Any], supported: tuple[str, ...], path: Path
     )
 
 
-def refuse_odd_sizes(config: "PretrainedConfig", values: dict[str, Any], path: Path) -> None:
-    """Raise InputError where layers, heads or the activation are none that a model can have."""
+def refuse_odd_sizes(config: "PretrainedConfig", family: Family, path: Path) -> None:
+    """Raise InputError where the sizes or the activation are none that a model can have."""
     from transformers.activations import ACT2FN
 
-    layers, heads, hidden = config.num_hidden_layers, config.num_attention_heads, config.hidden_size
-    if min(layers, heads, hidden) < 1:
-        raise InputError(f"{path}: {layers} layers, {heads} heads and hidden_size {hidden}: each must be 1 or more")
-    if hidden % heads or values.get("head_dim") not in (None, hidden // heads):
-        size = values.get("head_dim") or f"hidden_size {hidden} / {heads}"
-        raise InputError(f"{path}: {heads} heads of {size}: only heads that are equal shares of hidden_size work yet")
-    if config.hidden_act not in ACT2FN:
-        raise InputError(f"{path}: hidden_act {config.hidden_act!r} is no activation that transformers knows")
+    try:
+        blocks = family.blocks(config)
+    except (ValueError, TypeError, ZeroDivisionError, KeyError, IndexError) as error:
+        raise InputError(f"{path}: {reason_of(error)}") from None
+    if not blocks or any(block.units < 1 or block.columns < 1 for block in blocks):
+        raise InputError(f"{path}: no layers, or layers without heads or filters: each must be 1 or more")
+    activation = family.fixed(config)["activation"]
+    if activation not in ACT2FN:
+        raise InputError(f"{path}: the activation {activation!r} is none that transformers knows")
 
 
 def refuse_ignored(values: dict[str, Any], path: Path) -> None:

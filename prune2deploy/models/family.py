@@ -1,94 +1,73 @@
-"""What prune2deploy must know of a model family, declared as data where data is enough."""
+"""Families: one file of data each, found by being in `models/families/`."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from prune2deploy.files import Record
+from prune2deploy.errors import InputError
+from prune2deploy.models.block import Block
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel
 
-Kind = Literal["attention", "ffn"]
-KINDS: tuple[Kind, ...] = ("attention", "ffn")  # in the order in which a layer runs them
-
-
-class ModelSignature(Record):
-    """What latency depends on; two checkpoints with one signature share a latency table."""
-
-    family: str
-    layers: int
-    hidden_size: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    intermediate_size: int
-    activation: str
-    norm: Literal["pre", "post"]
-    input_shape: str = ""  # what else the fixed part depends on, such as an image size
-    outputs: int
-
-    @property
-    def name(self) -> str:
-        """Short and unique enough for a file name."""
-        attention = f"a{self.heads}x{self.head_size}"
-        if self.kv_heads != self.heads:
-            attention += f"kv{self.kv_heads}"
-        parts = [self.family, f"l{self.layers}", f"h{self.hidden_size}", attention, f"f{self.intermediate_size}"]
-        return "-".join([*parts, self.activation, *([self.input_shape] if self.input_shape else []), f"o{self.outputs}"])
-
 
 @dataclass(frozen=True)
-class Block:
-    """One prunable residual branch: `units` heads or filters, each `unit_size` columns of the output projection."""
-
-    layer: int
-    kind: Kind
-    units: int
-    unit_size: int
-
-    @property
-    def key(self) -> str:
-        """How files name this block."""
-        return f"{self.layer}.{self.kind}"
-
-    def __str__(self) -> str:
-        return f"layer {self.layer} {self.kind}"
-
-
-@dataclass(frozen=True)
-class Branch:
-    """Where the Linear modules of a block are, as paths inside the layer."""
-
-    producers: tuple[str, ...]  # their output rows are the units', unit after unit
-    consumer: str  # the output projection: its input columns are the units', unit after unit
-    entry: str  # a module whose input is the residual stream that the block's output is added to
-
-
-class Family(ABC):
+class Family:
     """One family of models (a `model_type` of transformers)."""
 
-    model_type: ClassVar[str]
-    architectures: ClassVar[tuple[str, ...]]
-    branches: ClassVar[Mapping[Kind, Branch]]
-    attention: ClassVar[str]  # all that a layer's FFN sees of its attention, as a path inside the layer; returns a pair
-    head: ClassVar[str]  # the Linear that puts out the logits, as a path inside the model
+    model_type: str
+    heads: Mapping[str, str]  # the classes that are known: each with the path of its last projection
+    blocks: Callable[[Any], list[Block]]  # of a configuration, in forward order; roots are paths in the base model
+    fixed: Callable[[Any], dict[str, str | int]]  # what latency depends on beside the blocks: `hidden_size` and more
+    longest: Callable[[Any], int | None] = lambda config: getattr(config, "max_position_embeddings", None)
 
-    @abstractmethod
-    def signature(self, config: "PretrainedConfig") -> ModelSignature:
-        """What the latency of a model with this configuration depends on."""
 
-    @abstractmethod
-    def layers(self, model: "PreTrainedModel") -> "nn.ModuleList":
-        """The layers in forward order; each takes the hidden states first and returns them."""
+@functools.cache
+def families() -> dict[str, Family]:
+    """Every family that there is a file of, by its model type."""
+    from prune2deploy.models import families as package
 
-    @abstractmethod
-    def vanish(self, layer: Any, kind: Kind) -> None:
-        """Replace a block that keeps no unit by the bias of its output projection."""
+    names = sorted(entry.name for entry in pkgutil.iter_modules(package.__path__))
+    found = [importlib.import_module(f"{package.__name__}.{name}").FAMILY for name in names]
+    return {family.model_type: family for family in found}
 
-    def unit_counts(self, config: "PretrainedConfig") -> dict[Kind, int]:
-        """How many units a dense block of each kind has."""
-        signature = self.signature(config)
-        return {"attention": signature.kv_heads, "ffn": signature.intermediate_size}
+
+def family_of(config: "PretrainedConfig") -> Family:
+    """The family that `config` belongs to."""
+    return family_named(config.model_type)
+
+
+def family_named(model_type: str) -> Family:
+    """The family of that type; raises InputError, naming those supported, when there is none."""
+    if model_type not in families():
+        supported = ", ".join(sorted(families()))
+        raise InputError(f"models of type {model_type[:80]!r} are not supported yet; supported are: {supported}")
+    return families()[model_type]
+
+
+def blocks_of(model: "PreTrainedModel") -> list[Block]:
+    """Every prunable block of a dense model, in forward order; roots are paths in `model`."""
+    prefix = model.base_model_prefix
+    blocks = family_of(model.config).blocks(model.config)
+    if not hasattr(model, prefix):  # a base model without a head
+        return blocks
+    return [replace(block, root=f"{prefix}.{block.root}") for block in blocks]
+
+
+def roots_of(blocks: list[Block]) -> list[str]:
+    """The layers of `blocks`, in forward order."""
+    return list(dict.fromkeys(block.root for block in blocks))
+
+
+def layer_of(model: "PreTrainedModel", block: Block) -> "nn.Module":
+    """The layer that `block` is in."""
+    return model.get_submodule(block.root)
+
+
+def head_of(model: "PreTrainedModel") -> "nn.Module":
+    """The last projection of `model`."""
+    return model.get_submodule(family_of(model.config).heads[model.config.architectures[0]])

@@ -1,4 +1,4 @@
-"""The kept units of every block: what the search returns, and all that is needed to shrink a model."""
+"""The choice for every block: what the search returns, and all that is needed to shrink a model."""
 
 from collections.abc import Iterable, Mapping
 
@@ -6,15 +6,27 @@ from pydantic import Field, field_validator, model_validator
 
 from prune2deploy.errors import InputError
 from prune2deploy.files import Record
-from prune2deploy.models.family import Block, ModelSignature
+from prune2deploy.models.block import Block
+from prune2deploy.models.signature import Signature
 
 
 class Plan(Record):
-    """Per block key (`"3.ffn"`) the kept units as ranges (`"0-3,7,9-10"`), so that a person can read and diff it."""
+    """Per block key (`"3.ffn"`) the kept units as ranges (`"0-3,7,9-10"`), so that a person can read and diff it.
 
-    schema_version: int = Field(1, ge=1, le=1)
-    signature: ModelSignature
+    `precisions` names the blocks that are not computed in the engine's own precision, `tokens` those after which only a
+    share of the tokens goes on.
+    """
+
+    schema_version: int = Field(2, ge=1, le=2)
+    signature: Signature
     kept: dict[str, str]
+    precisions: dict[str, str] = Field(default_factory=dict)
+    tokens: dict[str, float] = Field(default_factory=dict)
+
+    @field_validator("schema_version")
+    @classmethod
+    def _newest(cls, version: int) -> int:
+        return 2  # what version 1 had is read as it is
 
     @field_validator("kept")
     @classmethod
@@ -28,21 +40,21 @@ class Plan(Record):
 
     @model_validator(mode="after")
     def _complete(self) -> "Plan":
-        limits = {
-            f"{layer}.{kind}": units
-            for layer in range(self.signature.layers)
-            for kind, units in (("attention", self.signature.kv_heads), ("ffn", self.signature.intermediate_size))
-        }
-        if set(self.kept) != set(limits):
+        if set(self.kept) != set(self.signature.blocks):
             raise ValueError("the blocks do not match the model signature")
-        for key, limit in limits.items():
-            units = units_of(self.kept[key])
+        for key, ranges in self.kept.items():
+            units, limit = units_of(ranges), self.signature.units(key)
             if units and units[-1] >= limit:
                 raise ValueError(f"block {key}: unit {units[-1]} is kept, but the block has only {limit}")
+        if not {*self.precisions, *self.tokens} <= set(self.kept):
+            raise ValueError("a precision or a share of tokens is given for a block that is not there")
+        shares = [self.tokens[key] for key in self.signature.blocks if key in self.tokens]
+        if any(not 0 < share <= 1 for share in shares) or shares != sorted(shares, reverse=True):
+            raise ValueError("shares of tokens lie between 0 and 1 and never rise")
         return self
 
     @classmethod
-    def of(cls, signature: ModelSignature, kept: Mapping[Block, Iterable[int]]) -> "Plan":
+    def of(cls, signature: Signature, kept: Mapping[Block, Iterable[int]]) -> "Plan":
         """The plan that keeps `kept` of each block."""
         return cls(signature=signature, kept={block.key: ranges_of(units) for block, units in kept.items()})
 
@@ -58,7 +70,11 @@ class Plan(Record):
         """How many units of each of `blocks` are kept."""
         return {block: self.width(block) for block in blocks}
 
-    def check_fits(self, signature: ModelSignature) -> None:
+    def widths_by_key(self) -> dict[str, int]:
+        """How many units of each block are kept, in forward order."""
+        return {key: len(units_of(self.kept[key])) for key in self.signature.blocks}
+
+    def check_fits(self, signature: Signature) -> None:
         """Raise InputError where this plan was made for another model."""
         if signature != self.signature:
             raise InputError(f"this plan is for {self.signature.name}, the model is {signature.name}")

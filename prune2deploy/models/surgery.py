@@ -3,23 +3,23 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from prune2deploy.models.family import Block, Family
+from prune2deploy.models.block import Block, Cut, columns_of
+from prune2deploy.models.family import blocks_of, layer_of, roots_of
 from prune2deploy.models.plan import Plan
-from prune2deploy.models.registry import blocks_of, family_of, head_of, output_projection
+from prune2deploy.models.projection import Projection, modules_of, output_projection
+from prune2deploy.models.signature import signature_of
+from prune2deploy.models.vanished import vanish_
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-
-def columns_of(units: Iterable[int], unit_size: int) -> torch.Tensor:
-    """Indices of the columns (or rows) that belong to `units`."""
-    first = torch.tensor(list(units), dtype=torch.long)
-    return (first[:, None] * unit_size + torch.arange(unit_size)).flatten()
+# what a module keeps of the number of its inputs or outputs
+SIZES = {0: ("out_features", "out_channels", "num_features"), 1: ("in_features", "in_channels")}
 
 
 def mask_(model: "PreTrainedModel", plan: Plan) -> None:
@@ -28,14 +28,14 @@ def mask_(model: "PreTrainedModel", plan: Plan) -> None:
         mask_block_(output_projection(model, block), block, plan.units(block))
 
 
-def mask_block_(projection: nn.Linear, block: Block, kept: Iterable[int]) -> None:
+def mask_block_(projection: Projection, block: Block, kept: Iterable[int]) -> None:
     """Zero, in place, the columns of `projection`, that of `block`, of every unit that is not `kept`."""
     dropped = sorted(set(range(block.units)) - set(kept))
     with torch.no_grad():
         projection.weight[:, columns_of(dropped, block.unit_size)] = 0.0
 
 
-def unmasked(projection: nn.Linear, block: Block) -> list[int]:
+def unmasked(projection: Projection, block: Block) -> list[int]:
     """The units of `block` that are not masked in its output projection."""
     live = (projection.weight != 0).any(0).reshape(block.units, block.unit_size).any(1)
     return live.cpu().nonzero().flatten().tolist()
@@ -50,19 +50,11 @@ def silence_(model: "PreTrainedModel", plan: Plan) -> None:
                 bias.zero_()
 
 
-def scale_logits_(model: "PreTrainedModel", scale: float) -> None:
-    """Multiply, in place, the logits of `model` by `scale`."""
-    with torch.no_grad():
-        for parameter in head_of(model).parameters():
-            parameter.mul_(scale)
-
-
 def shrink_(model: "PreTrainedModel", plan: Plan) -> None:
     """Remove, in place, every unit that `plan` drops; outputs equal those of the masked model."""
-    family = family_of(model.config)
-    plan.check_fits(family.signature(model.config))
+    plan.check_fits(signature_of(model.config))
     for block in blocks_of(model):
-        shrink_block_(family, family.layers(model)[block.layer], block, plan.units(block))
+        shrink_block_(layer_of(model, block), block, plan.units(block))
 
 
 def shrunk(model: "PreTrainedModel", plan: Plan) -> "PreTrainedModel":
@@ -72,11 +64,11 @@ def shrunk(model: "PreTrainedModel", plan: Plan) -> "PreTrainedModel":
     return slim
 
 
-def shrunk_layer(family: Family, layer: nn.Module, kept: Mapping[Block, list[int]]) -> nn.Module:
+def shrunk_layer(layer: nn.Module, kept: Mapping[Block, list[int]]) -> nn.Module:
     """`layer` with nothing but the `kept` units of these blocks; it shares the weights of its other modules with it."""
     slim = _sharing(layer)
     for block, units in kept.items():
-        shrink_block_(family, slim, block, units)
+        shrink_block_(slim, block, units)
     return slim
 
 
@@ -86,21 +78,21 @@ def running_shrunk(model: "PreTrainedModel", plan: Plan) -> Iterator[None]:
 
     Unlike the model that `shrunk` returns, this takes no more memory than one layer: each is shrunk anew when it runs.
     """
-    family = family_of(model.config)
-    layers = family.layers(model)
-    for index, layer in enumerate(layers):
-        kept = {block: plan.units(block) for block in blocks_of(model) if block.layer == index}
-        layer.forward = _forward_shrunk(family, layer, kept)  # shadows the class's for this one module
+    blocks = blocks_of(model)
+    layers = {root: model.get_submodule(root) for root in roots_of(blocks)}
+    for root, layer in layers.items():
+        kept = {block: plan.units(block) for block in blocks if block.root == root}
+        layer.forward = _forward_shrunk(layer, kept)  # shadows the class's for this one module
     try:
         yield
     finally:
-        for layer in layers:
+        for layer in layers.values():
             del layer.forward
 
 
-def _forward_shrunk(family: Family, layer: nn.Module, kept: Mapping[Block, list[int]]) -> Callable[..., Any]:
+def _forward_shrunk(layer: nn.Module, kept: Mapping[Block, list[int]]) -> Callable[..., Any]:
     def forward(*args: Any, **kwargs: Any) -> Any:
-        return type(layer).forward(shrunk_layer(family, layer, kept), *args, **kwargs)
+        return type(layer).forward(shrunk_layer(layer, kept), *args, **kwargs)
 
     return forward
 
@@ -109,51 +101,62 @@ def _sharing(module: nn.Module) -> Any:
     return copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
 
 
-def shrink_block_(family: Family, layer: nn.Module, block: Block, kept: list[int]) -> None:
+def shrink_block_(layer: nn.Module, block: Block, kept: list[int]) -> None:
     """Remove, in place, every unit of `block`, which is in `layer`, that is not `kept`."""
     if not kept:
-        family.vanish(layer, block.kind)
+        vanish_(layer, block)
         return
-    branch = family.branches[block.kind]
-    for path in branch.producers:
-        rows = rows_of(_linear(layer, path), block, kept)
-        layer.set_submodule(path, _slim(_linear(layer, path), 0, rows))
-    columns = columns_of(kept, block.unit_size)
-    layer.set_submodule(branch.consumer, _slim(_linear(layer, branch.consumer), 1, columns))
+    for cut in block.cuts:
+        _take_(layer, cut.path, cut.axis, cut.slices(kept, block.units))
+    _take_(layer, block.output, 1, columns_of(kept, block.columns), inputs=True)
+    for path in block.attributes:
+        owner, _, name = path.rpartition(".")
+        module = layer.get_submodule(owner)
+        setattr(module, name, getattr(module, name) * len(kept) // block.units)
 
 
-def write_back_(family: Family, small: nn.Module, layer: nn.Module, block: Block, kept: list[int]) -> None:
+def _take_(layer: nn.Module, path: str, axis: int, taken: torch.Tensor, inputs: bool = False) -> None:
+    """Leave, in place, the slices `taken` of what is at `path`: of a module's outputs, or `inputs`, or of a parameter."""
+    owner_path, _, name = path.rpartition(".")
+    owner = layer.get_submodule(owner_path)
+    found = getattr(owner, name)
+    if isinstance(found, nn.Parameter):
+        setattr(owner, name, nn.Parameter(_slices(found, axis, taken), requires_grad=False))
+        return
+    slim = copy.copy(found)  # a module of its own, around the tensors of the other one until they are replaced
+    slim._parameters, slim._buffers = dict(found._parameters), dict(found._buffers)
+    for tensors in (slim._parameters, slim._buffers):
+        for each, tensor in tensors.items():
+            if tensor is not None and tensor.dim() and (each == "weight" or not inputs):
+                part = _slices(tensor, 1 if inputs else 0, taken)
+                tensors[each] = nn.Parameter(part, requires_grad=False) if isinstance(tensor, nn.Parameter) else part
+    if inputs and slim._parameters.get("bias") is not None:
+        slim._parameters["bias"] = nn.Parameter(found.bias.detach().clone(), requires_grad=False)
+    for size in SIZES[int(inputs)]:
+        if hasattr(slim, size):
+            setattr(slim, size, len(taken))
+    setattr(owner, name, slim)
+
+
+def _slices(tensor: torch.Tensor, axis: int, taken: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().index_select(axis, taken.to(tensor.device))  # in a third of the time that brackets take
+
+
+def write_back_(small: nn.Module, layer: nn.Module, block: Block, kept: list[int]) -> None:
     """Copy what `small`, a shrunk copy of the masked `layer`, has in `block` to where it came from."""
-    branch = family.branches[block.kind]
     with torch.no_grad():
-        for path in branch.producers:
-            source, target = _linear(small, path), _linear(layer, path)
-            rows = rows_of(target, block, kept)
-            target.weight[rows] = source.weight
-            if target.bias is not None:
-                target.bias[rows] = source.bias
-        source, target = _linear(small, branch.consumer), _linear(layer, branch.consumer)
-        target.weight[:, columns_of(kept, block.unit_size)] = source.weight
-        if target.bias is not None:
-            target.bias.copy_(source.bias)
+        for cut in block.cuts:
+            for source, target in zip(_tensors(small, cut), _tensors(layer, cut), strict=True):
+                target.index_copy_(cut.axis, cut.slices(kept, block.units).to(target.device), source)
+        fitted, projection = (modules_of(each, block)[-1] for each in (small, layer))
+        columns = columns_of(kept, block.columns).to(projection.weight.device)
+        projection.weight.index_copy_(1, columns, fitted.weight)
+        if projection.bias is not None and fitted.bias is not None:
+            projection.bias.copy_(fitted.bias)
 
 
-def rows_of(producer: nn.Linear, block: Block, kept: list[int]) -> torch.Tensor:
-    """Indices of the output rows of `producer` that belong to the units `kept` of `block`."""
-    return columns_of(kept, producer.out_features // block.units)
-
-
-def _linear(layer: nn.Module, path: str) -> nn.Linear:
-    return cast(nn.Linear, layer.get_submodule(path))
-
-
-def _slim(linear: nn.Linear, dimension: int, taken: torch.Tensor) -> nn.Linear:
-    """A copy of `linear` with only the rows (outputs; dimension 0) or columns (inputs; 1) `taken`."""
-    taken = taken.to(linear.weight.device)
-    weight = linear.weight.detach().index_select(dimension, taken)  # in a third of the time that brackets take
-    slim = nn.Linear(weight.shape[1], weight.shape[0], bias=linear.bias is not None, device="meta")
-    slim.weight = nn.Parameter(weight)
-    if linear.bias is not None:
-        bias = linear.bias.detach()
-        slim.bias = nn.Parameter(bias[taken] if dimension == 0 else bias.clone())
-    return slim
+def _tensors(layer: nn.Module, cut: Cut) -> list[torch.Tensor]:
+    """Every parameter that `cut` is of."""
+    owner, _, name = cut.path.rpartition(".")
+    found = getattr(layer.get_submodule(owner), name)
+    return [found] if isinstance(found, nn.Parameter) else list(found.parameters())

@@ -1,30 +1,58 @@
 """What stands where a block stood that kept no unit."""
 
+import math
+
 import torch
 from torch import nn
 
+from prune2deploy.models.block import Block
+
 
 class PassThrough(nn.Module):
-    """Stands where the producers of a vanished block stood."""
+    """Stands where a module on the way into a vanished block stood."""
 
-    def __init__(self, returns_pair: bool = False):
+    def __init__(self, replaced: nn.Module, pair: bool = False):
         super().__init__()
-        self.returns_pair = returns_pair
+        self.pair = pair
+        self.stride = math.prod(int(part.stride[0]) for part in replaced.modules() if isinstance(part, nn.Conv2d))
 
     def forward(self, hidden_states: torch.Tensor, *args: object, **kwargs: object) -> object:
-        """Return the input, in a pair with None where the caller expects attention weights."""
-        return (hidden_states, None) if self.returns_pair else hidden_states
+        """Return the input, of a feature map the places that the replaced convolution would have looked at."""
+        if self.stride > 1:
+            hidden_states = hidden_states[:, :, :: self.stride, :: self.stride]
+        return (hidden_states, None) if self.pair else hidden_states
 
 
 class BiasOnly(nn.Module):
     """Stands where the output projection of a vanished block stood, and returns its bias (0 without one)."""
 
-    def __init__(self, projection: nn.Linear, returns_pair: bool = False):
+    def __init__(self, projection: nn.Linear | nn.Conv2d, pair: bool = False, full: bool = False):
         super().__init__()
-        bias = projection.bias if projection.bias is not None else torch.zeros(projection.out_features)
+        bias = projection.bias if projection.bias is not None else projection.weight.new_zeros(len(projection.weight))
         self.bias = nn.Parameter(bias.detach().clone())
-        self.returns_pair = returns_pair
+        self.pair, self.full = pair, full
+        self.stride = projection.stride if isinstance(projection, nn.Conv2d) else None
 
     def forward(self, hidden_states: torch.Tensor, *args: object, **kwargs: object) -> object:
-        """Return the bias, which broadcasts over batch and sequence."""
-        return (self.bias, None) if self.returns_pair else self.bias
+        """Return the bias: alone, so that it broadcasts, or in the shape that the projection would have put out."""
+        put_out = self._in_full(hidden_states) if self.full else self.bias
+        return (put_out, None) if self.pair else put_out
+
+    def _in_full(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.stride is None:
+            return hidden_states.new_zeros((*hidden_states.shape[:-1], len(self.bias))) + self.bias
+        samples, _, height, width = hidden_states.shape
+        places = [(size - 1) // step + 1 for size, step in zip((height, width), self.stride, strict=True)]
+        return hidden_states.new_zeros((samples, len(self.bias), *places)) + self.bias[:, None, None]
+
+
+def vanish_(layer: nn.Module, block: Block) -> None:
+    """Replace, in place, `block` of `layer` by what it puts out without any unit: the bias of its output projection."""
+    projection = layer.get_submodule(block.output)
+    assert isinstance(projection, nn.Linear | nn.Conv2d)
+    for stand_in in block.gone:
+        if stand_in.returns == "input":
+            module: nn.Module = PassThrough(layer.get_submodule(stand_in.path), stand_in.pair)
+        else:
+            module = BiasOnly(projection, stand_in.pair, full=stand_in.returns == "full bias")
+        layer.set_submodule(stand_in.path, module)

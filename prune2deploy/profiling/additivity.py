@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prune2deploy.config import WorkloadPoint
-from prune2deploy.models.family import KINDS, Block, Kind
-from prune2deploy.models.onnx_model import export_onnx
+from prune2deploy.graphs.onnx_model import export_onnx
+from prune2deploy.models.block import Block
+from prune2deploy.models.family import blocks_of
 from prune2deploy.models.plan import Plan
-from prune2deploy.models.registry import blocks_of, family_of
-from prune2deploy.profiling.table import Curve
+from prune2deploy.models.signature import signature_of
+from prune2deploy.models.table import Curve
 from prune2deploy.progress import Progress
 from prune2deploy.runtimes.base import Engine, Runtime
 from prune2deploy.runtimes.measure import Timing, interleaved
@@ -29,18 +30,18 @@ class WholeModels:
     """Whole models of random plans, built once and timed at every workload point. The first is the dense one."""
 
     def __init__(
-        self, model: "PreTrainedModel", task: Task, runtime: Runtime, grids: dict[Kind, list[int]], dense: Path,
+        self, model: "PreTrainedModel", task: Task, runtime: Runtime, grids: dict[str, list[int]], dense: Path,
         directory: Path, progress: Progress, seed: int,
     ):
-        from prune2deploy.models.onnx_model import logits_of
-        from prune2deploy.models.reweigh import Template
+        from prune2deploy.graphs.onnx_model import logits_of
+        from prune2deploy.graphs.reweigh import Template
         from prune2deploy.models.surgery import shrunk
 
         self.task = task
         self.blocks = blocks_of(model)
         self.progress = progress
         self.plans = random_plans(self.blocks, grids, FITTED + UNSEEN, seed)
-        signature = family_of(model.config).signature(model.config)
+        signature = signature_of(model.config)
         self.engines: list[Engine] = []
         template = Template(dense, logits_of(model))
         with progress.track("building whole models", len(self.plans)) as advance:
@@ -62,7 +63,7 @@ class WholeModels:
         return [timings[str(index)] for index in range(len(self.plans))]
 
 
-def random_plans(blocks: list[Block], grids: dict[Kind, list[int]], count: int, seed: int) -> list[Widths]:
+def random_plans(blocks: list[Block], grids: dict[str, list[int]], count: int, seed: int) -> list[Widths]:
     """The dense plan, the empty one, and `count` random ones from light to heavy, with blocks vanished among them."""
     rng = np.random.default_rng(seed)
     plans: list[Widths] = [{block: block.units for block in blocks}, dict.fromkeys(blocks, 0)]
@@ -72,7 +73,7 @@ def random_plans(blocks: list[Block], grids: dict[Kind, list[int]], count: int, 
         plan = {}
         for block in blocks:
             wanted = np.clip(rng.normal(share, 0.25), 0.01, 1) * block.units
-            choices = [0] if rng.random() < vanishing else grids[block.kind][1:]
+            choices = [0] if rng.random() < vanishing else grids[block.curve][1:]
             plan[block] = min(choices, key=lambda width: abs(width - wanted))
         plans.append(plan)
     return plans
@@ -85,12 +86,12 @@ def fingerprint(widths: Widths) -> str:
     return hashlib.sha256(str(sorted((block.key, width) for block, width in widths.items())).encode()).hexdigest()[:12]
 
 
-def block_sum(widths: Widths, curves: dict[Kind, Curve]) -> float:
+def block_sum(widths: Widths, curves: dict[str, Curve]) -> float:
     """Milliseconds of all blocks at these widths."""
-    return sum(curves[block.kind].at(width) for block, width in widths.items())
+    return sum(block.calls * curves[block.curve].at(width) for block, width in widths.items())
 
 
-def fit_fixed(plans: list[Widths], measured_ms: list[float], curves: dict[Kind, Curve]) -> tuple[float, float]:
+def fit_fixed(plans: list[Widths], measured_ms: list[float], curves: dict[str, Curve]) -> tuple[float, float]:
     """(fixed_ms, scale) that minimise the relative error of fixed_ms + scale · Σ blocks over `plans`.
 
     Both come from whole models: the empty model alone misses what blocks cost each other in caches and scheduling.
@@ -109,6 +110,7 @@ def scaled(curve: Curve, scale: float) -> Curve:
     })  # fmt: skip
 
 
-def widths_by_kind(widths: Widths) -> dict[Kind, list[int]]:
+def widths_by_kind(widths: Widths) -> dict[str, list[int]]:
     """Widths per kind in layer order, for a person to read."""
-    return {kind: [width for block, width in widths.items() if block.kind == kind] for kind in KINDS}
+    kinds = dict.fromkeys(block.kind for block in widths)
+    return {kind: [width for block, width in widths.items() if block.kind == kind] for kind in kinds}

@@ -1,6 +1,6 @@
 """Block graphs: one block repeated over a few of the model's own layers, as the exporter will write it.
 
-A stack keeps `width` units in every block of one kind and none in the others, so that its latency, minus that of the
+A stack keeps `width` units in every block of one curve and none in the others, so that its latency, minus that of the
 stack without any block, divided by its layers, is what one such block adds. Repetition inside one graph, with distinct
 weights, makes the difference large against call overhead and leaves the caches in the state that the model leaves.
 """
@@ -8,12 +8,11 @@ weights, makes the difference large against call overhead and leaves the caches 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune2deploy.models.family import Kind
-from prune2deploy.models.layer_call import LayerCall, capture
-from prune2deploy.models.plan import Plan
-from prune2deploy.models.registry import blocks_of, family_of, layers_of
-from prune2deploy.models.reweigh import Template
-from prune2deploy.models.to_onnx import to_onnx
+from prune2deploy.graphs.reweigh import Template
+from prune2deploy.graphs.to_onnx import to_onnx
+from prune2deploy.models.block import Block
+from prune2deploy.models.capture import LayerCall, Visit, visits_of
+from prune2deploy.models.family import blocks_of
 from prune2deploy.tasks.base import Arrays, Task, tensors
 
 if TYPE_CHECKING:
@@ -21,46 +20,25 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-LAYERS = 4  # of the model's own that a stack repeats its block over
+LAYERS = 4  # runs of layers that a stack repeats its block over
+OTHERWISE = 1e-3  # of its size, by which a layer's weights are changed when it has to be there twice
 # two shapes for tracing: an axis is free where they differ, and its size says which one it is
 TRACE, OTHER = {"batch": 2, "sequence": 7}, {"batch": 3, "sequence": 11}
 
 
-def make_stack(model: "PreTrainedModel", call: LayerCall, widths: dict[Kind, int]) -> "nn.Module":
-    """The first layers of `model` with every block at its kind's width, as a module of the call's tensors."""
-    from torch import nn
-
-    from prune2deploy.models.surgery import shrunk
-
-    signature = family_of(model.config).signature(model.config)
-    slim = shrunk(model, Plan.of(signature, {block: range(widths[block.kind]) for block in blocks_of(model)}))
-
-    class Stack(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = layers_of(slim)[:LAYERS]
-
-        def forward(self, inputs: "dict[str, torch.Tensor]") -> "torch.Tensor":
-            args, kwargs = call.with_tensors(inputs)
-            hidden = inputs["hidden_states"]
-            for layer in self.layers:
-                hidden = layer(hidden, *args, **kwargs)
-            return hidden
-
-    return Stack().eval()
-
-
 class Stacks:
-    """Makes and keeps the stacks of one model in a directory, so that an interrupted sweep finds them again."""
+    """Makes and keeps the stacks of one curve of a model in a directory, so that an interrupted sweep finds them again."""
 
-    def __init__(self, model: "PreTrainedModel", task: Task, directory: Path):
-        self.model = model
-        self.task = task
-        self.directory = directory
-        self.templates: dict[tuple[Kind, ...], Template] = {}  # by the kinds of block that are there
-        self.layers = min(LAYERS, len(layers_of(model)))
-        self.call = capture(model, tensors(task.synthetic_inputs(TRACE["batch"], TRACE["sequence"])))
-        other = capture(model, tensors(task.synthetic_inputs(OTHER["batch"], OTHER["sequence"]))).tensors()
+    def __init__(self, model: "PreTrainedModel", task: Task, curve: str, directory: Path):
+        self.model, self.task, self.curve, self.directory = model, task, curve, directory
+        self.blocks = blocks_of(model)
+        self.template: Template | None = None  # of a stack that has the block
+        visits = self._visits(task.synthetic_inputs(TRACE["batch"], TRACE["sequence"]))
+        self.chain = chain_of(visits, self.blocks, curve)
+        self.layers = len(self.chain)
+        self.call = visits[self.chain[0]].call
+        other = self._visits(task.synthetic_inputs(OTHER["batch"], OTHER["sequence"]))[self.chain[0]].call.tensors()
+        self.roots = [visits[index].root for index in self.chain]
         self.axes = {
             name: {
                 axis: next(dim for dim, length in TRACE.items() if length == size)
@@ -70,24 +48,87 @@ class Stacks:
             for name, tensor in self.call.tensors().items()
         }
 
-    def path(self, widths: dict[Kind, int]) -> Path:
-        """The ONNX file of this stack, made if it is not there."""
-        path = self.directory / ("-".join(f"{kind}{width}" for kind, width in sorted(widths.items())) + ".onnx")
+    def path(self, width: int) -> Path:
+        """The ONNX file of the stack with this width, made if it is not there."""
+        path = self.directory / f"{self.curve}-{width}.onnx"
         if not path.exists():
-            stack = make_stack(self.model, self.call, widths)
-            present = tuple(kind for kind, width in sorted(widths.items()) if width)
-            template = self.templates.get(present)
-            if template is None or not template.write(stack, path):
+            stack = make_stack(self.model, self.roots, self.call, self.blocks, self.curve, width)
+            if self.template is None or not width or not self.template.write(stack, path):
                 self._export(stack, path)
-                self.templates[present] = Template(path, stack)
+                if width:
+                    self.template = Template(path, stack)
         return path
+
+    def inputs(self, batch: int, seq_len: int | None) -> Arrays:
+        """What the model itself would call the first layer of the stack with at this shape."""
+        call = self._visits(self.task.synthetic_inputs(batch, seq_len))[self.chain[0]].call
+        return {name: tensor.numpy() for name, tensor in call.tensors().items()}
+
+    def _visits(self, inputs: Arrays) -> list[Visit]:
+        return visits_of(self.model, tensors(inputs))
 
     def _export(self, stack: "nn.Module", path: Path) -> None:
         named = {dim for axes in self.axes.values() for dim in axes.values()}
         limits = {dim: limit for dim, limit in self.task.axis_limits().items() if dim in named}
-        to_onnx(stack, self.call.tensors(), self.axes, limits, "hidden", path)
+        to_onnx(stack, self.call.tensors(), self.axes, limits, ["hidden"], path)
 
-    def inputs(self, batch: int, seq_len: int | None) -> Arrays:
-        """What the model itself would call its first layer with at this shape."""
-        call = capture(self.model, tensors(self.task.synthetic_inputs(batch, seq_len)))
-        return {name: tensor.numpy() for name, tensor in call.tensors().items()}
+
+def chain_of(visits: list[Visit], blocks: list[Block], curve: str) -> list[int]:
+    """Indices of `LAYERS` visits, each to a layer with a block of `curve`, that can follow each other.
+
+    Where there are too few, they come again; a layer that puts out another shape than it is given is all alone.
+    """
+    roots = {block.root for block in blocks if block.curve == curve}
+    found = [index for index, visit in enumerate(visits) if visit.root in roots]
+    first = visits[found[0]]
+    if first.output.shape != first.call.hidden.shape:
+        return found[:1]
+    fitting = [
+        index for index in found
+        if visits[index].call.hidden.shape == visits[index].output.shape == first.output.shape
+        and visits[index].call.like(first.call)
+    ]  # fmt: skip
+    return [fitting[index % len(fitting)] for index in range(LAYERS)]
+
+
+def make_stack(
+    model: "PreTrainedModel", roots: list[str], call: LayerCall, blocks: list[Block], curve: str, width: int
+) -> "nn.Module":
+    """The layers at `roots`, with the blocks of `curve` at `width` and no others, as a module of the call's tensors."""
+    from torch import nn
+
+    layers = []
+    for index, root in enumerate(roots):
+        own = [block for block in blocks if block.root == root]
+        again = root in roots[:index] and own[0].calls == 1
+        layers.append(_thinned(model.get_submodule(root), own, curve, width, again))
+
+    class Stack(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(layers)
+
+        def forward(self, inputs: "dict[str, torch.Tensor]") -> "tuple[torch.Tensor]":
+            args, kwargs = call.with_tensors(inputs)
+            hidden = inputs["hidden_states"]
+            for layer in self.layers:
+                hidden = LayerCall(hidden, args, kwargs).run(layer, hidden)
+            return (hidden,)
+
+    return Stack().eval()
+
+
+def _thinned(layer: "nn.Module", own: list[Block], curve: str, width: int, again: bool) -> "nn.Module":
+    """`layer` with `width` units in its blocks of `curve`; `again`: with weights of its own."""
+    import copy
+
+    import torch
+
+    from prune2deploy.models.surgery import shrunk_layer
+
+    if again:
+        layer = copy.deepcopy(layer)
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.mul_(1 + OTHERWISE)
+    return shrunk_layer(layer, {block: list(range(width if block.curve == curve else 0)) for block in own})

@@ -13,9 +13,10 @@ import numpy as np
 from prune2deploy.config import Project, WorkloadPoint
 from prune2deploy.errors import UnstableMeasurementError
 from prune2deploy.files import sha256_of, write_record
+from prune2deploy.graphs.onnx_model import dense_onnx
 from prune2deploy.models.checkpoint import digest_of_model, load_dense, resolve_model
-from prune2deploy.models.onnx_model import dense_onnx
-from prune2deploy.models.registry import family_of
+from prune2deploy.models.signature import signature_of
+from prune2deploy.models.table import Curve, LatencyTable, PlanCheck, PointTable, refuse_noisy, table_path
 from prune2deploy.profiling.additivity import (
     FITTED,
     WholeModels,
@@ -26,7 +27,6 @@ from prune2deploy.profiling.additivity import (
 )
 from prune2deploy.profiling.stacks import Stacks
 from prune2deploy.profiling.sweep import Sweep
-from prune2deploy.profiling.table import LatencyTable, PlanCheck, PointTable, refuse_noisy, table_path
 from prune2deploy.progress import Progress
 from prune2deploy.provenance import versions
 from prune2deploy.runtimes.base import Runtime, Shapes
@@ -52,7 +52,7 @@ def profile(project: Project, progress: Progress | None = None) -> tuple[Latency
     start = time.monotonic()
     directory = resolve_model(project.model, project.root)
     model = load_dense(directory)
-    signature = family_of(model.config).signature(model.config)
+    signature = signature_of(model.config)
     task = task_of(project, directory, model.config)
     runtime = runtime_for(project.target, Shapes(project.workload, task.axis_limits()), project.state)
 
@@ -83,17 +83,17 @@ def measure(
     project: Project, model: "PreTrainedModel", task: Task, runtime: Runtime, dense: Path, graphs: Path, progress: Progress
 ) -> tuple[list[PointTable], list[PlanCheck], list[float]]:
     """(tables of all workload points, how well they predict plans not seen, spreads of the dense model's rounds)."""
-    units = family_of(model.config).unit_counts(model.config)
-    sweep = Sweep(Stacks(model, task, graphs), runtime, units, progress)
-    grids = sweep.grids(project.workload[0])
-    curves = [sweep.curves(grids, point) for point in project.workload]
-    sweep.engines.clear()  # their memory is needed for the whole models
-
+    found = {
+        curve: Sweep(Stacks(model, task, curve, graphs), runtime, shape.units, progress).curve(project.workload)
+        for curve, shape in signature_of(model.config).curves.items()
+    }
+    grids = {curve: at_points[0].widths for curve, at_points in found.items()}
     whole = WholeModels(model, task, runtime, grids, dense, graphs, progress, project.calibration.seed)
     points, checks, spreads = [], [], []
-    for point, at_point in zip(project.workload, curves, strict=True):
+    for index, point in enumerate(project.workload):
         timings = whole.timings(point)
         spreads.append(timings[0].own_spread)
+        at_point = {curve: at_points[index] for curve, at_points in found.items()}
         entry, unseen = fit_point(point, at_point, whole, timings)
         points.append(entry)
         checks.extend(unseen)
@@ -101,13 +101,13 @@ def measure(
 
 
 def fit_point(
-    point: WorkloadPoint, curves: dict, whole: WholeModels, timings: list[Timing]
+    point: WorkloadPoint, curves: dict[str, Curve], whole: WholeModels, timings: list[Timing]
 ) -> tuple[PointTable, list[PlanCheck]]:
     """The table of one workload point, and how well it predicts the plans it was not fitted on."""
     fitted = 2 + FITTED  # the dense and the empty model come first
     measured = [timing.median_ms for timing in timings]
     fixed, scale = fit_fixed(whole.plans[:fitted], measured[:fitted], curves)
-    final = {kind: scaled(curve, scale) for kind, curve in curves.items()}
+    final = {name: scaled(curve, scale) for name, curve in curves.items()}
     checks = []
     for widths, measured_ms in zip(whole.plans[fitted:], measured[fitted:], strict=True):
         predicted = fixed + block_sum(widths, final)
@@ -117,6 +117,7 @@ def fit_point(
         ))  # fmt: skip
     entry = PointTable(
         point=point, fixed_ms=round(fixed, 6), fixed_alone_ms=round(measured[1], 6), dense_ms=round(measured[0], 6),
-        block_scale=round(scale, 5), curves=final,
+        block_scale=round(scale, 5),
+        curves={name: [curve] for name, curve in final.items()},
     )  # fmt: skip
     return entry, checks

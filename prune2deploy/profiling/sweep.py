@@ -1,52 +1,46 @@
-"""The sweep: time every stack against the full one, and turn the differences into curves."""
+"""The sweep: time every stack of a curve against its full one, and turn the differences into the curve.
 
-from collections.abc import Iterable
+Engines of one curve are built, timed at every workload point and let go, so that memory holds no more than one group.
+"""
 
 import numpy as np
 
 from prune2deploy.config import WorkloadPoint
-from prune2deploy.models.family import Kind
+from prune2deploy.models.table import Curve
 from prune2deploy.profiling.grid import coarse_widths, refined_widths
 from prune2deploy.profiling.stacks import Stacks
-from prune2deploy.profiling.table import Curve
 from prune2deploy.progress import Progress
 from prune2deploy.runtimes.base import Engine, Runtime
 from prune2deploy.runtimes.measure import Timing, interleaved
 
 COARSE_ROUNDS = 12  # enough to see where a curve bends
 ROUNDS = 40
-Widths = tuple[int, int]  # of attention and of ffn
-EMPTY: Widths = (0, 0)
+EVERY = 32  # units up to which every width is measured: heads
+COARSEST = 4  # steps that a block must have to be measured in steps
 
 
 class Sweep:
-    """Measures the curves of one model at one workload point after another."""
+    """Measures one curve of a model, at one workload point after another."""
 
-    def __init__(self, stacks: Stacks, runtime: Runtime, units: dict[Kind, int], progress: Progress):
-        self.stacks = stacks
-        self.runtime = runtime
-        self.units = units
-        self.progress = progress
-        self.engines: dict[Widths, Engine] = {}
-        self.full: Widths = (units["attention"], units["ffn"])
+    def __init__(self, stacks: Stacks, runtime: Runtime, units: int, progress: Progress):
+        self.stacks, self.runtime, self.units, self.progress = stacks, runtime, units, progress
+        self.engines: dict[int, Engine] = {}
 
-    def grids(self, point: WorkloadPoint) -> dict[Kind, list[int]]:
-        """The widths to measure, the FFN's refined by a first coarse look at `point`."""
-        heads = list(range(self.units["attention"] + 1))
-        step = self.runtime.filter_step
-        coarse = coarse_widths(self.units["ffn"], step)
-        timings = self._time([(0, width) for width in coarse], point, COARSE_ROUNDS, "finding where the FFN curve bends")
-        ms = [timings[0, width].median_ms for width in coarse]
-        return {"attention": heads, "ffn": refined_widths(coarse, list(np.maximum.accumulate(ms)), step)}
+    def curve(self, workload: list[WorkloadPoint]) -> list[Curve]:
+        """Milliseconds that one run of the block adds at each measured width, at each point of the workload."""
+        grid = self._grid(workload[0])
+        timings = (self._time(grid, point, ROUNDS, f"timing {self.stacks.curve} at {point}") for point in workload)
+        return [self._curve(grid, at_point) for at_point in timings]
 
-    def curves(self, grids: dict[Kind, list[int]], point: WorkloadPoint) -> dict[Kind, Curve]:
-        """Milliseconds that one block adds at each width of `grids`."""
-        stacks = [(width, 0) for width in grids["attention"]] + [(0, width) for width in grids["ffn"]]
-        timings = self._time(stacks, point, ROUNDS, f"timing blocks at {point}")
-        return {
-            "attention": self._curve(grids["attention"], {width: timings[width, 0] for width in grids["attention"]}),
-            "ffn": self._curve(grids["ffn"], {width: timings[0, width] for width in grids["ffn"]}),
-        }
+    def _grid(self, point: WorkloadPoint) -> list[int]:
+        """The widths to measure: every one of a few units, of many the finer where a first look at `point` bends."""
+        if self.units <= EVERY:
+            return list(range(self.units + 1))
+        step = self.runtime.filter_step if self.units >= COARSEST * self.runtime.filter_step else 1
+        coarse = coarse_widths(self.units, step)
+        timings = self._time(coarse, point, COARSE_ROUNDS, f"finding where {self.stacks.curve} bends")
+        ms = [timings[width].median_ms for width in coarse]
+        return refined_widths(coarse, list(np.maximum.accumulate(ms)), step)
 
     def _curve(self, widths: list[int], timings: dict[int, Timing]) -> Curve:
         empty = timings[0]
@@ -61,22 +55,16 @@ class Sweep:
             standard_error_ms=[round(error, 6) for error in errors],
         )
 
-    def _time(self, stacks: Iterable[Widths], point: WorkloadPoint, rounds: int, description: str) -> dict[Widths, Timing]:
-        wanted = list(dict.fromkeys([*stacks, EMPTY, self.full]))
-        self._build([widths for widths in wanted if widths not in self.engines])
+    def _time(self, widths: list[int], point: WorkloadPoint, rounds: int, description: str) -> dict[int, Timing]:
+        self._build([width for width in widths if width not in self.engines])
         inputs = self.stacks.inputs(point.batch, point.seq_len)
-        runs = {_name(widths): self.engines[widths].timed(inputs) for widths in wanted}
-        watch = self.engines[self.full].watch()
-        timings = interleaved(runs, _name(self.full), rounds, self.progress, description, watch=watch)
-        return {widths: timings[_name(widths)] for widths in wanted}
+        runs = {str(width): self.engines[width].timed(inputs) for width in widths}
+        watch = self.engines[self.units].watch()
+        timings = interleaved(runs, str(self.units), rounds, self.progress, description, watch=watch)
+        return {width: timings[str(width)] for width in widths}
 
-    def _build(self, stacks: list[Widths]) -> None:
-        with self.progress.track("building block graphs", len(stacks)) as advance:
-            for attention, ffn in stacks:
-                path = self.stacks.path({"attention": attention, "ffn": ffn})
-                self.engines[attention, ffn] = self.runtime.build(path)
+    def _build(self, widths: list[int]) -> None:
+        with self.progress.track(f"building graphs of {self.stacks.curve}", len(widths)) as advance:
+            for width in widths:
+                self.engines[width] = self.runtime.build(self.stacks.path(width))
                 advance()
-
-
-def _name(widths: Widths) -> str:
-    return f"{widths[0]}+{widths[1]}"

@@ -1,16 +1,18 @@
 """One streaming pass over calibration samples: the gradient of each sample's loss to every unit's mask."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prune2deploy.errors import InputError
 from prune2deploy.files import read_arrays, write_arrays
-from prune2deploy.models.family import Block
-from prune2deploy.models.registry import blocks_of, output_projection
+from prune2deploy.models.block import Block
+from prune2deploy.models.capture import in_model, passing
+from prune2deploy.models.family import blocks_of
+from prune2deploy.models.projection import output_projection, times
 from prune2deploy.progress import Progress
 from prune2deploy.pruning.streams import lengths_of
 from prune2deploy.tasks.base import Batch, Samples, Task, grouped
@@ -42,8 +44,8 @@ class Calibration:
 
     def batches(self) -> list[tuple[int, list[int]]]:
         """(number, indices of samples) of the batches that this process takes; small enough to go back through."""
-        projections = [output_projection(self.model, block) for block in self.blocks]
-        for_each_token = 3 * sum(projection.in_features + projection.out_features for projection in projections)
+        projections = [(block.calls, output_projection(self.model, block)) for block in self.blocks]
+        for_each_token = 3 * sum(calls * (each.in_features + each.out_features) for calls, each in projections)
         lengths = lengths_of(self.model, self.samples).tolist()
         every = grouped(self.samples.order(), lengths, BATCH, ACTIVATIONS // for_each_token)
         ours = team()
@@ -80,39 +82,28 @@ def mask_gradients(
     """
     import torch
 
-    model, task = calibration.model, calibration.task
+    model, task, blocks = calibration.model, calibration.task, calibration.blocks
     masks: dict[Block, torch.Tensor] = {}
 
-    def masking(block: Block) -> Callable[..., Any]:
-        def hook(module: "nn.Module", args: "tuple[torch.Tensor, ...]") -> "tuple[torch.Tensor, ...]":
-            per_column = masks[block].repeat_interleave(block.unit_size, dim=1)
-            return (args[0] * per_column[:, None, :], *args[1:])
+    def masked(block: Block, module: "nn.Module", hidden: "torch.Tensor") -> "torch.Tensor":
+        return times(module, hidden, masks[block].repeat_interleave(block.columns, dim=1))
 
-        return hook
-
-    handles = [
-        output_projection(model, block).register_forward_pre_hook(masking(block)) for block in calibration.blocks
-    ]
-    try:
-        with calibration.progress.track("calibrating", total) as advance:
-            for number, batch in batches:
-                inputs = batch.tensors()
-                size = len(next(iter(inputs.values())))
-                masks.update({block: torch.ones(size, block.units, requires_grad=True) for block in calibration.blocks})
-                logits = model(**inputs).logits
-                if batch.labels is None:
-                    labels = task.sampled_labels(logits.detach(), batch_generator(calibration.seed, number))
-                else:
-                    labels = torch.from_numpy(batch.labels)
-                loss = task.losses(logits, labels).sum()
-                if not torch.isfinite(loss):
-                    raise InputError(f"data {task.data.path!r}: the dense model's loss is not finite on some samples")
-                gradients = torch.autograd.grad(loss, list(masks.values()))
-                yield dict(zip(masks, gradients, strict=True))
-                advance()
-    finally:
-        for handle in handles:
-            handle.remove()
+    with calibration.progress.track("calibrating", total) as advance, passing(in_model(model), blocks, given=masked):
+        for number, batch in batches:
+            inputs = batch.tensors()
+            size = len(next(iter(inputs.values())))
+            masks.update({block: torch.ones(size, block.units, requires_grad=True) for block in blocks})
+            logits = model(**inputs).logits
+            if batch.labels is None:
+                labels = task.sampled_labels(logits.detach(), batch_generator(calibration.seed, number))
+            else:
+                labels = torch.from_numpy(batch.labels)
+            loss = task.losses(logits, labels).sum()
+            if not torch.isfinite(loss):
+                raise InputError(f"data {task.data.path!r}: the dense model's loss is not finite on some samples")
+            gradients = torch.autograd.grad(loss, list(masks.values()))
+            yield dict(zip(masks, gradients, strict=True))
+            advance()
 
 
 def fisher_information(calibration: Calibration) -> Fisher:

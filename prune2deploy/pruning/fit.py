@@ -15,13 +15,11 @@ import numpy as np
 from prune2deploy.budget import Budget
 from prune2deploy.config import Project
 from prune2deploy.errors import CheckFailedError, InputError, UnreachableBudgetError
-from prune2deploy.models.onnx_model import export_onnx, logits_of
+from prune2deploy.graphs.onnx_model import export_onnx, logits_of
+from prune2deploy.graphs.reweigh import Template
 from prune2deploy.models.plan import Plan
-from prune2deploy.models.registry import blocks_in
-from prune2deploy.models.reweigh import Template
-from prune2deploy.profiling.table import LatencyTable
+from prune2deploy.models.table import LatencyTable
 from prune2deploy.progress import Progress
-from prune2deploy.pruning.costs import LatencyCosts
 from prune2deploy.runtimes.base import Runtime
 from prune2deploy.runtimes.workload import DENSE, time_workload
 from prune2deploy.tasks.base import Task
@@ -97,7 +95,6 @@ def fit_to_engine(
     anything is measured where the table says so, and CheckFailedError, naming what was reached, where no round met the
     budget.
     """
-    costs = LatencyCosts(table)
     limit = refuse_silly(table, budget, dense_ms)
     lowest, highest, nearly, most = (share - AIM + aim for share in (*ACCEPTED, NEARLY, LAST_RESORT))
     target = aim * limit
@@ -107,7 +104,7 @@ def fit_to_engine(
         if any(plan.kept == past.plan.kept for past in rounds):
             break  # the grid of widths has no plan between the ones that were measured
         measured, dense = measure(plan)
-        predicted = costs.total(plan.widths(blocks_in(plan.signature)))
+        predicted = table.predict_ms(plan.widths_by_key())
         limit = budget.limit_ms(dense)
         if limit >= dense:
             raise InputError(f"a budget of {budget} asks for nothing: the dense model measures {dense:.3g} ms here")

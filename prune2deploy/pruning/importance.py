@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prune2deploy.models.family import Block
+from prune2deploy.models.block import Block
 
 
 @dataclass(frozen=True)

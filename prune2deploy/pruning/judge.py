@@ -9,10 +9,11 @@ import numpy as np
 from prune2deploy.errors import CheckFailedError
 from prune2deploy.memory import give_back
 from prune2deploy.models.checkpoint import StageResult
-from prune2deploy.models.surgery import running_shrunk, scale_logits_
+from prune2deploy.models.logit_scale import scale_logits_
+from prune2deploy.models.surgery import running_shrunk
 from prune2deploy.progress import Progress
 from prune2deploy.pruning.method import State
-from prune2deploy.pruning.streams import Reconstruction
+from prune2deploy.pruning.reconstruction_error import Reconstruction
 from prune2deploy.tasks.base import Samples, Task
 from prune2deploy.tasks.predict import outputs_of, score_of, score_outputs, torch_run
 

@@ -1,15 +1,15 @@
 """Knowledge scores: what a unit knows of the prediction and of the representation (Park et al. 2024, section 3.2)."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prune2deploy.models.family import Block
-from prune2deploy.models.layer_call import resumed
-from prune2deploy.models.registry import output_projection
+from prune2deploy.models.block import Block
+from prune2deploy.models.capture import in_model, passing, resumed
+from prune2deploy.models.projection import output_projection
 from prune2deploy.tasks.base import Batch, Task
 
 if TYPE_CHECKING:
@@ -55,7 +55,9 @@ def knowledge(
     samples, tokens = 0, 0
     for entry, given in zip(watched, hidden, strict=True):
         masks = {block: torch.ones(size, requires_grad=True) for block, size in sizes.items()}
-        with resumed(model, blocks[0].layer, given), _masked(model, masks) as inputs:
+        inputs: dict[Block, torch.Tensor] = {}
+        masked = partial(_masked, masks, inputs)
+        with resumed(model, blocks[0], given), passing(in_model(model), blocks, given=masked):
             logits = model(**entry.batch.tensors()).logits
         loss = task.distillation_losses(logits, entry.reference, TEMPERATURE).mean()
         valid = entry.batch.counted(given)
@@ -72,23 +74,10 @@ def knowledge(
     return scores
 
 
-@contextmanager
 def _masked(
-    model: "PreTrainedModel", masks: "dict[Block, torch.Tensor]"
-) -> "Iterator[dict[Block, torch.Tensor]]":
-    """While open, output projections get their inputs times `masks`; yields those inputs, as the last pass left them."""
-    inputs: dict[Block, torch.Tensor] = {}
-
-    def masking(block: Block) -> "Callable[..., tuple[torch.Tensor, ...]]":
-        def hook(module: "nn.Module", args: "tuple[torch.Tensor, ...]") -> "tuple[torch.Tensor, ...]":
-            inputs[block] = args[0].detach()
-            return (args[0] * masks[block], *args[1:])
-
-        return hook
-
-    handles = [output_projection(model, block).register_forward_pre_hook(masking(block)) for block in masks]
-    try:
-        yield inputs
-    finally:
-        for handle in handles:
-            handle.remove()
+    masks: "dict[Block, torch.Tensor]", inputs: "dict[Block, torch.Tensor]", block: Block, module: "nn.Module",
+    hidden: "torch.Tensor",
+) -> "torch.Tensor":
+    """`hidden` times the mask of `block`, [columns]; what it was is kept in `inputs`."""
+    inputs[block] = hidden.detach()
+    return hidden * masks[block]

@@ -20,21 +20,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prune2deploy.errors import UnreachableBudgetError
-from prune2deploy.models.family import KINDS, Block, Kind
+from prune2deploy.models.block import Block, columns_of
 from prune2deploy.models.plan import Plan
-from prune2deploy.models.registry import output_projection
-from prune2deploy.models.surgery import columns_of, silence_
+from prune2deploy.models.projection import Projection, output_projection
+from prune2deploy.models.surgery import silence_
+from prune2deploy.pruning.block_statistics import BlockStatistics
 from prune2deploy.pruning.calibrate import Calibration
 from prune2deploy.pruning.costs import Costs
 from prune2deploy.pruning.knowledge import Watched, knowledge
 from prune2deploy.pruning.kwon import LinearCost, fit_cost
+from prune2deploy.pruning.lengths import thinned
 from prune2deploy.pruning.method import Method, State, Step
-from prune2deploy.pruning.streams import BlockStatistics, Streams, thinned
+from prune2deploy.pruning.streams import Streams
 from prune2deploy.pruning.tuning import walk
 from prune2deploy.tasks.predict import outputs_of, torch_run
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedModel
 
 TOKENS = 16_384
@@ -46,6 +47,7 @@ class KPruneMethod(Method):
 
     name = "k-prune"
     reads_labels = False
+    equal_layers = True
 
     def __init__(self, calibration: Calibration):
         super().__init__(calibration)
@@ -60,20 +62,22 @@ class KPruneMethod(Method):
         if budget < costs.fixed:
             raise UnreachableBudgetError(budget, costs.fixed, costs.unit)
         calibration = self.calibration
-        prices = {kind: Price(costs, kind, self._units(kind)) for kind in KINDS}
+        prices = {block.curve: Price(costs, block) for block in calibration.blocks}
         pruned = copy.deepcopy(calibration.model)
         streams = Streams(calibration.model, pruned, self.samples)
-        watched = [Watched(self.samples.batch(of), torch.from_numpy(self.logits[of])) for of in streams.indices]
+        watched = [
+            Watched(self.samples.batch(part.indices), torch.from_numpy(self.logits[part.indices])) for part in streams.parts
+        ]
         kept: dict[Block, list[int]] = {}
         room = budget - costs.fixed
         with calibration.progress.track("pruning sublayer by sublayer", len(calibration.blocks)) as advance:
             for index, block in enumerate(streams.blocks()):
                 above = calibration.blocks[index:]
                 scores = knowledge(calibration.task, pruned, watched, streams.pruned_hidden, above)
-                scores = {other: score / prices[other.kind].unit for other, score in scores.items()}
+                scores = {other: score / prices[other.curve].unit for other, score in scores.items()}
                 width = threshold_widths(scores, prices, room)[block]
                 kept[block] = sorted(np.argsort(-scores[block], kind="stable")[:width].tolist())
-                room -= prices[block.kind].of[width]
+                room -= prices[block.curve].of[width]
                 refit(block, kept[block], streams.statistics(block, kept[block]), output_projection(pruned, block))
                 advance()
         return Plan.of(self.signature, kept)
@@ -97,16 +101,13 @@ class KPruneMethod(Method):
         silence_(model, plan)
         return model
 
-    def _units(self, kind: Kind) -> int:
-        return next(block.units for block in self.calibration.blocks if block.kind == kind)
-
 
 class Price:
-    """What blocks of one kind cost. `of`: [units + 1], by width; `unit`: one more; `free`: units paid with the first."""
+    """What blocks of one curve cost. `of`: [units + 1], by width; `unit`: one more; `free`: units paid with the first."""
 
-    def __init__(self, costs: Costs, kind: Kind, units: int):
-        fit: LinearCost = fit_cost(costs, kind)
-        self.of = np.asarray([costs.block(kind, width) for width in range(units + 1)])
+    def __init__(self, costs: Costs, block: Block):
+        fit: LinearCost = fit_cost(costs, block)
+        self.of = np.asarray([costs.block(block, width) for width in range(block.units + 1)])
         self.unit = max(fit.slope, 1e-15)
         self.free = fit.threshold
 
@@ -115,12 +116,12 @@ class Price:
         return np.where(counts > 0, np.maximum(counts, self.free), 0)
 
 
-def threshold_widths(scores: dict[Block, np.ndarray], prices: dict[Kind, Price], room: float) -> dict[Block, int]:
+def threshold_widths(scores: dict[Block, np.ndarray], prices: dict[str, Price], room: float) -> dict[Block, int]:
     """How many units of each block are above the lowest threshold on all scores at which all blocks cost at most `room`.
 
     Args:
         scores: [units] per block, of one scale.
-        prices: by kind.
+        prices: by curve.
         room: 0 or more, but for rounding; in the unit of the costs.
     """
     thresholds = np.concatenate([[-np.inf], np.sort(np.concatenate(list(scores.values())))])
@@ -128,13 +129,13 @@ def threshold_widths(scores: dict[Block, np.ndarray], prices: dict[Kind, Price],
     total = np.zeros(len(thresholds))
     for block, score in scores.items():
         counts = len(score) - np.searchsorted(np.sort(score), thresholds, side="right")
-        widths[block] = prices[block.kind].widths(counts)
-        total += prices[block.kind].of[widths[block]]
+        widths[block] = prices[block.curve].widths(counts)
+        total += prices[block.curve].of[widths[block]]
     lowest = int((total <= max(room, 0.0)).argmax())  # above the last one there is nothing, and that is free
     return {block: int(width[lowest]) for block, width in widths.items()}
 
 
-def refit(block: Block, kept: list[int], statistics: BlockStatistics, projection: "nn.Linear") -> None:
+def refit(block: Block, kept: list[int], statistics: BlockStatistics, projection: Projection) -> None:
     """Set, in place, `projection` to the least squares over the columns of `kept`; without any, to nothing at all."""
     import torch
 

@@ -13,16 +13,18 @@ import numpy as np
 from scipy.sparse.linalg import lsmr
 
 from prune2deploy.errors import UnreachableBudgetError
-from prune2deploy.models.family import KINDS, Block, Kind, ModelSignature
+from prune2deploy.models.block import Block, columns_of
 from prune2deploy.models.plan import Plan
-from prune2deploy.models.registry import output_projection
-from prune2deploy.models.surgery import columns_of
+from prune2deploy.models.projection import output_projection
+from prune2deploy.models.signature import Signature
+from prune2deploy.pruning.block_statistics import BlockStatistics
 from prune2deploy.pruning.calibrate import Calibration, mask_gradients
 from prune2deploy.pruning.costs import Costs, FlopCosts
 from prune2deploy.pruning.method import Method, State, Step
 from prune2deploy.pruning.rearrange import rearrange
-from prune2deploy.pruning.streams import BlockStatistics, Streams
+from prune2deploy.pruning.streams import Streams
 
+KINDS = ("attention", "ffn")  # the two kinds of block that the search is about
 MINI_BATCH = 32
 LARGEST_SCALE = 10.0
 
@@ -40,6 +42,7 @@ class KwonMethod(Method):
     """Global ranking by diagonal Fisher information, rearrangement, mask tuning by LSMR."""
 
     name = "kwon"
+    equal_layers = True
 
     def __init__(self, calibration: Calibration):
         super().__init__(calibration)
@@ -86,7 +89,7 @@ class KwonMethod(Method):
                 projection = output_projection(state.model, block)
                 columns = columns_of(kept, block.unit_size)
                 weight = projection.weight[:, columns].double().numpy()
-                bias = projection.bias.double().numpy()
+                bias = np.zeros(len(weight)) if projection.bias is None else projection.bias.double().numpy()
                 scales = lsmr_scales(statistics, weight, bias, block)
                 if np.abs(scales).max() > LARGEST_SCALE:
                     notes.append(f"{block}: left untuned, a scale of {np.abs(scales).max():.1f} came out")
@@ -111,12 +114,12 @@ def mini_batch_fisher(calibration: Calibration) -> dict[Block, np.ndarray]:
     return fisher
 
 
-def fit_cost(costs: Costs, kind: Kind) -> LinearCost:
-    """The flat-then-linear cost nearest to the measured one in least squares."""
-    widths = np.asarray(costs.widths(kind)[1:])
-    values = np.asarray([costs.block(kind, int(width)) for width in widths])
+def fit_cost(costs: Costs, block: Block) -> LinearCost:
+    """The flat-then-linear cost nearest to the measured one of `block` in least squares."""
+    widths = np.asarray(costs.widths(block)[1:])
+    values = np.asarray([costs.block(block, int(width)) for width in widths])
     if isinstance(costs, FlopCosts):
-        return LinearCost(0.0, 0, costs.per_unit[kind])
+        return LinearCost(0.0, 0, costs.per_unit[block])
     best, fitted = np.inf, LinearCost(float(values.mean()), int(widths[-1]), 0.0)
     for threshold in widths[:-1]:
         columns = np.stack([np.ones(len(widths)), np.maximum(0, widths - threshold)], axis=1)
@@ -127,7 +130,7 @@ def fit_cost(costs: Costs, kind: Kind) -> LinearCost:
     return fitted
 
 
-def global_plan(signature: ModelSignature, scores: dict[Block, np.ndarray], costs: Costs, budget: float) -> Plan:
+def global_plan(signature: Signature, scores: dict[Block, np.ndarray], costs: Costs, budget: float) -> Plan:
     """The plan that `global_search` finds; raises UnreachableBudgetError where nothing fits."""
     kept = global_search(scores, costs, budget)
     if kept is None:
@@ -142,7 +145,7 @@ def global_search(scores: dict[Block, np.ndarray], costs: Costs, budget: float) 
     `threshold` best units, which cost nothing beyond the base; then for every number of further heads, the best of all
     layers are taken and the remaining budget is filled with the best filters.
     """
-    fits = {kind: fit_cost(costs, kind) for kind in KINDS}
+    fits = {kind: fit_cost(costs, next(block for block in scores if block.kind == kind)) for kind in KINDS}
     ranked = {kind: _by_first_units(scores, kind, fits[kind].threshold) for kind in KINDS}
     best, picked = -np.inf, None
     for heads_in in range(len(ranked["attention"]) + 1):
@@ -171,7 +174,7 @@ def _first(score: np.ndarray, count: int) -> np.ndarray:
     return np.sort(score)[::-1][:count]
 
 
-def _by_first_units(scores: dict[Block, np.ndarray], kind: Kind, threshold: int) -> list[Block]:
+def _by_first_units(scores: dict[Block, np.ndarray], kind: str, threshold: int) -> list[Block]:
     """Blocks of `kind`, the one with the most important first units first."""
     blocks = [block for block in scores if block.kind == kind]
     return sorted(blocks, key=lambda block: -float(_first(scores[block], max(threshold, 1)).sum()))
@@ -187,7 +190,7 @@ def _further(scores: dict[Block, np.ndarray], blocks: list[Block], threshold: in
 
 
 def _units(
-    scores: dict[Block, np.ndarray], blocks: dict[str, list[Block]], fits: dict[Kind, LinearCost],
+    scores: dict[Block, np.ndarray], blocks: dict[str, list[Block]], fits: dict[str, LinearCost],
     extra: list[tuple[float, Block, int]],
 ) -> dict[Block, list[int]]:
     kept: dict[Block, list[int]] = {block: [] for block in scores}

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prune2deploy.models.family import Block
+from prune2deploy.models.block import Block
+from prune2deploy.models.family import layer_of
 from prune2deploy.models.plan import Plan
-from prune2deploy.models.registry import family_of, layers_of, output_projection
+from prune2deploy.models.projection import as_matrix, modules_of
 from prune2deploy.pruning.calibrate import Calibration
 from prune2deploy.pruning.costs import Costs
 from prune2deploy.pruning.importance import by_score
@@ -44,10 +45,11 @@ class MagnitudeMethod(Method):
 
 def norm_shares(model: "PreTrainedModel", block: Block) -> np.ndarray:
     """[units]: the squared L2 norm of each unit's weights, over that of the block's; all 0 where the block's is."""
-    layer = layers_of(model)[block.layer]
-    producers = family_of(model.config).branches[block.kind].producers
-    weights = [layer.get_parameter(f"{path}.weight") for path in producers]
+    *makers, output = modules_of(layer_of(model, block), block)
     norms = np.zeros(block.units)
-    for weight in (*weights, output_projection(model, block).weight.T):  # each: the units one below the other
-        norms += weight.double().square().reshape(block.units, -1).sum(1).numpy()
+    for module in makers:  # in each section of its rows: the units one below the other
+        sections = next(len(cut.per_unit) for cut in block.cuts if layer_of(model, block).get_submodule(cut.path) is module)
+        for weight in module.weight.chunk(sections):
+            norms += weight.double().square().reshape(block.units, -1).sum(1).numpy()
+    norms += as_matrix(output).weight.T.double().square().reshape(block.units, -1).sum(1).numpy()
     return norms / max(float(norms.sum()), 1e-300)

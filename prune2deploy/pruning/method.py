@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from prune2deploy.memory import Spilled
+from prune2deploy.models.logit_scale import factor_of, set_factor_
 from prune2deploy.models.plan import Plan
-from prune2deploy.models.registry import family_of
+from prune2deploy.models.signature import signature_of
 from prune2deploy.pruning.calibrate import Calibration
 from prune2deploy.pruning.costs import Costs
 
@@ -32,10 +33,12 @@ def undoable(state: State) -> Callable[[], State]:
     weights = Spilled()
     for tensor in state.model.state_dict().values():
         weights.append(tensor)
+    factor = factor_of(state.model)
 
     def undo() -> State:
         for tensor, before in zip(state.model.state_dict().values(), weights, strict=True):
             tensor.copy_(before)
+        set_factor_(state.model, factor)
         return State(state.plan, state.model)
 
     return undo
@@ -47,11 +50,12 @@ class Method(ABC):
     name: ClassVar[str]
     reads_labels: ClassVar[bool] = True  # where the data has any
     on_gpu: ClassVar[bool] = False  # whether it can compute there
+    equal_layers: ClassVar[bool] = False  # whether it only knows models of equal layers, an attention and an FFN each
     takes_effort: ClassVar[bool] = False  # whether its search goes on with the calibration's `effort`
 
     def __init__(self, calibration: Calibration):
         self.calibration = calibration
-        self.signature = family_of(calibration.model.config).signature(calibration.model.config)
+        self.signature = signature_of(calibration.model.config)
 
     @abstractmethod
     def search(self, costs: Costs, budget: float) -> Plan:

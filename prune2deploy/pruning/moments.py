@@ -6,30 +6,32 @@ output. Their Kronecker product stands for the Fisher information of the project
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prune2deploy.errors import InputError
 from prune2deploy.files import read_arrays, write_arrays
 from prune2deploy.memory import give_back
-from prune2deploy.models.family import Block
-from prune2deploy.models.registry import output_projection
+from prune2deploy.models.block import Block
+from prune2deploy.models.capture import in_model, passing
+from prune2deploy.models.projection import as_rows, output_projection, rows_in
 from prune2deploy.pruning.calibrate import Calibration, batch_generator
 from prune2deploy.pruning.linear_algebra import add_square_, mirror_
+from prune2deploy.tasks.base import Batch
 from prune2deploy.team import team
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    ByBlock = dict[Block, torch.Tensor]
+    Passed = tuple[Callable[[], torch.Tensor], torch.Tensor]  # of a call: rows into the projection, gradients at its output
 
 CACHE = "moments"  # the folder of a file for each block, so that no copy of all of them is ever made
 MOMENTS = ("mean", "covariance", "sensitivity")
+FORMAT = 2.0  # of the files
 WEIGHTS = "weights.safetensors"  # the last to be written
 TEMPERATURE = 4.0  # that softens predictions: as they are, undecided samples would count many times as much as others
 UNIFORM = 0.3  # of a token's weight that does not depend on its gradient: later blocks may come to need any token
@@ -46,13 +48,13 @@ class BlockMoments:
 
 @dataclass(frozen=True)
 class Moments:
-    """Of all blocks. `weights`: per sample [blocks, tokens] float32, how much the block's output matters at that token.
+    """Of all blocks. `weights`: per block and sample [calls, tokens] float32, how much the output matters at each token.
 
     A weight is the norm of the gradient relative to the block's mean over all tokens, mixed with `UNIFORM`.
     """
 
     blocks: dict[Block, BlockMoments]
-    weights: list[np.ndarray]
+    weights: dict[Block, list[np.ndarray]]
 
     def without_covariances(self) -> "Moments":
         """The same without what takes nearly all of the memory, once the removal curves are known."""
@@ -77,33 +79,44 @@ def moments_of(calibration: Calibration) -> Moments:
 def _measure(calibration: Calibration) -> Moments:
     samples, blocks = calibration.samples, calibration.blocks
     sums = {block: _Sums(calibration, block) for block in blocks}
-    weights: dict[int, np.ndarray] = {}
+    norms: dict[Block, dict[int, np.ndarray]] = {block: {} for block in blocks}
     batches = calibration.batches()
     with calibration.progress.track("calibrating", len(batches)) as advance:
-        for indices, inputs, gradients, valid in passes(calibration, batches):
-            norms = np.stack([gradients[block].norm(dim=-1).cpu().numpy() for block in blocks], axis=1)
-            for row, counted in enumerate(valid.cpu().numpy()):
-                weights[indices[row]] = norms[row][:, counted]
-            for block, total in sums.items():
-                total.add(inputs[block][valid], gradients[block][valid])
+        for indices, batch, passed in passes(calibration, batches):
+            for block, of_calls in passed.items():
+                norms[block] |= _norms(indices, batch, [gradients for _, gradients in of_calls])
+                for inputs, gradients in of_calls:
+                    counted = batch.counted(gradients)
+                    sums[block].add(inputs()[counted], gradients[counted])
+            passed.clear()  # or it would stay in memory beside that of the next batch
             give_back()
             advance()
-    ordered = _gathered(weights, len(samples), len(blocks))
-    tokens = sum(array.shape[1] for array in ordered)
-    mean = sum(array.sum(axis=1, dtype=np.float64) for array in ordered) / tokens
-    scale = ((1 - UNIFORM) / np.maximum(mean, np.finfo(np.float32).tiny)).astype(np.float32)[:, None]
-    found = {block: sums.pop(block).moments(len(samples)) for block in blocks}
-    return Moments(found, [np.float32(UNIFORM) + array * scale for array in ordered])
+    weights = {block: _weights(_gathered(norms.pop(block), len(samples), block.calls)) for block in blocks}
+    return Moments({block: sums.pop(block).moments(len(samples)) for block in blocks}, weights)
 
 
-def _gathered(own: dict[int, np.ndarray], samples: int, blocks: int) -> list[np.ndarray]:
-    """The arrays [blocks, tokens] of all samples, where every process has those of its `own`."""
+def _norms(indices: list[int], batch: Batch, gradients: "list[torch.Tensor]") -> dict[int, np.ndarray]:
+    """By the index of each sample, [calls, tokens]: the length of the gradient."""
+    counted = batch.counted(gradients[0]).cpu().numpy()
+    lengths = np.stack([of_call.norm(dim=-1).cpu().numpy() for of_call in gradients], axis=1)
+    return {index: lengths[row][:, counted[row]] for row, index in enumerate(indices)}
+
+
+def _weights(norms: list[np.ndarray]) -> list[np.ndarray]:
+    """What `Moments` says of weights."""
+    mean = sum(float(array.sum(dtype=np.float64)) for array in norms) / sum(array.size for array in norms)
+    scale = np.float32((1 - UNIFORM) / max(mean, np.finfo(np.float32).tiny))
+    return [np.float32(UNIFORM) + array * scale for array in norms]
+
+
+def _gathered(own: dict[int, np.ndarray], samples: int, calls: int) -> list[np.ndarray]:
+    """The arrays [calls, tokens] of all samples, where every process has those of its `own`."""
     lengths = np.zeros(samples, dtype=np.int64)
     for index, array in own.items():
         lengths[index] = array.shape[1]
     team().add_up(lengths)
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    flat = np.zeros((blocks, starts[-1]), dtype=np.float32)
+    flat = np.zeros((calls, starts[-1]), dtype=np.float32)
     for index, array in own.items():
         flat[:, starts[index] : starts[index + 1]] = array
     team().add_up(flat)
@@ -111,7 +124,7 @@ def _gathered(own: dict[int, np.ndarray], samples: int, blocks: int) -> list[np.
 
 
 def _by_sample(flat: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """[blocks, tokens] of each sample, out of those of all in a row."""
+    """[calls, tokens] of each sample, out of those of all in a row."""
     return [np.ascontiguousarray(part) for part in np.split(flat, np.cumsum(lengths)[:-1], axis=1)]
 
 
@@ -147,12 +160,22 @@ class _Sums:
 
 def passes(
     calibration: Calibration, batches: list[tuple[int, list[int]]]
-) -> "Iterator[tuple[list[int], ByBlock, ByBlock, torch.Tensor]]":
-    """(indices, inputs, gradients at outputs, valid [batch, tokens]) of each of `batches`, (number, indices)."""
+) -> "Iterator[tuple[list[int], Batch, dict[Block, list[Passed]]]]":
+    """(indices, batch, what passed each block in every call) of each of `batches`, (number, indices)."""
     import torch
 
-    model, task = calibration.model, calibration.task
-    with _watched(calibration) as (inputs, outputs):
+    model, task, blocks = calibration.model, calibration.task, calibration.blocks
+    given: dict[Block, list[tuple[nn.Module, torch.Tensor]]] = {}
+    outputs: dict[Block, list[torch.Tensor]] = {}
+
+    def entering(block: Block, module: "nn.Module", hidden: "torch.Tensor") -> None:
+        given.setdefault(block, []).append((module, hidden.detach()))
+
+    def leaving(block: Block, module: "nn.Module", hidden: "torch.Tensor") -> "torch.Tensor":
+        outputs.setdefault(block, []).append(hidden if hidden.requires_grad else hidden.requires_grad_())
+        return hidden
+
+    with passing(in_model(model), blocks, given=entering, put_out=leaving):
         for number, indices in batches:
             batch = calibration.samples.batch(indices)
             logits = model(**batch.tensors(model.device)).logits
@@ -160,46 +183,35 @@ def passes(
                 raise InputError(f"data {task.data.path!r}: the dense model's outputs are not finite on some samples")
             probe = task.fisher_probe(logits.detach().cpu() / TEMPERATURE, batch_generator(calibration.seed, number))
             probed = (probe.to(logits.device) * logits).sum()
-            gradients = dict(zip(outputs, torch.autograd.grad(probed, list(outputs.values())), strict=True))
-            yield indices, inputs, gradients, batch.counted(next(iter(gradients.values())))
-            for used in (inputs, outputs, gradients):  # or they would stay in memory beside those of the next batch
+            flat = iter(torch.autograd.grad(probed, [hidden for of_calls in outputs.values() for hidden in of_calls]))
+            passed = {
+                block: [_passed(module, hidden, next(flat), len(indices)) for module, hidden in given[block]]
+                for block in outputs
+            }
+            for used in (given, outputs):  # or they would stay in memory beside those of the next batch
                 used.clear()
+            del logits, probed
+            yield indices, batch, passed
 
 
-@contextmanager
-def _watched(calibration: Calibration) -> "Iterator[tuple[ByBlock, ByBlock]]":
-    """Inputs and outputs of every output projection, as the last forward pass left them."""
-    inputs: dict[Block, torch.Tensor] = {}
-    outputs: dict[Block, torch.Tensor] = {}
-
-    def watching(block: Block) -> Callable[..., Any]:
-        def hook(module: "nn.Module", args: "tuple[torch.Tensor, ...]", output: "torch.Tensor") -> "torch.Tensor":
-            inputs[block] = args[0].detach()
-            outputs[block] = output if output.requires_grad else output.requires_grad_()
-            return output
-
-        return hook
-
-    model = calibration.model
-    handles = [output_projection(model, block).register_forward_hook(watching(block)) for block in calibration.blocks]
-    try:
-        yield inputs, outputs
-    finally:
-        for handle in handles:
-            handle.remove()
+def _passed(module: "nn.Module", hidden: "torch.Tensor", gradients: "torch.Tensor", samples: int) -> "Passed":
+    """What went into an output projection, as rows once it is asked for, and the gradients at its output, as rows."""
+    return lambda: rows_in(module, hidden, samples), as_rows(gradients, samples)
 
 
 def _write(moments: Moments, directory: Path) -> None:
     for block, found in moments.blocks.items():
         write_arrays(directory / f"{block.key}.safetensors", {name: getattr(found, name) for name in MOMENTS})
-    lengths = np.asarray([array.shape[1] for array in moments.weights])
-    weights = np.concatenate(moments.weights, axis=1)
-    write_arrays(directory / WEIGHTS, {"weights": weights, "lengths": lengths, "settings": _settings()})
+    arrays = {"settings": _settings()}
+    for block, weights in moments.weights.items():
+        arrays[f"weights.{block.key}"] = np.concatenate(weights, axis=1)
+        arrays[f"lengths.{block.key}"] = np.asarray([array.shape[1] for array in weights])
+    write_arrays(directory / WEIGHTS, arrays)
 
 
 def _settings() -> np.ndarray:
     """What the arrays depend on beside the model and the samples: others of an older version are not used."""
-    return np.array([TEMPERATURE, UNIFORM])
+    return np.array([TEMPERATURE, UNIFORM, FORMAT])
 
 
 def _read(directory: Path, calibration: Calibration) -> Moments | None:
@@ -212,7 +224,9 @@ def _read(directory: Path, calibration: Calibration) -> Moments | None:
         for block in calibration.blocks:
             arrays = read_arrays(directory / f"{block.key}.safetensors")
             blocks[block] = BlockMoments(*(arrays[name] for name in MOMENTS))
-        weights = _by_sample(last["weights"], last["lengths"])
+        weights = {
+            block: _by_sample(last[f"weights.{block.key}"], last[f"lengths.{block.key}"]) for block in calibration.blocks
+        }
     except (InputError, KeyError):
         return None
     return Moments(blocks, weights)

@@ -14,22 +14,20 @@ of typical length with 192 tokens and 4 samples, where theirs has 128 samples. I
 order of filters nearer to the published one than masking filters in groups did.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prune2deploy.models.family import Block
-from prune2deploy.models.layer_call import resumed
+from prune2deploy.models.block import Block, columns_of
+from prune2deploy.models.capture import in_model, passing, resumed, visits_of
 from prune2deploy.models.plan import Plan
-from prune2deploy.models.registry import layers_of, output_projection
-from prune2deploy.models.surgery import columns_of
 from prune2deploy.pruning.calibrate import Calibration
 from prune2deploy.pruning.costs import Costs
 from prune2deploy.pruning.kwon import global_plan
+from prune2deploy.pruning.lengths import lengths_of
 from prune2deploy.pruning.method import Method, Step
-from prune2deploy.pruning.streams import lengths_of
 from prune2deploy.tasks.base import Samples
 
 if TYPE_CHECKING:
@@ -51,6 +49,7 @@ class OptinMethod(Method):
 
     name = "optin"
     reads_labels = False
+    equal_layers = True
 
     def __init__(self, calibration: Calibration):
         super().__init__(calibration)
@@ -108,15 +107,11 @@ class Trajectory:
         self.ffns = [block for block in calibration.blocks if block.kind == "ffn"]
         batch = samples.batch(list(range(len(samples))))
         self.inputs = batch.tensors()
-        self.hidden: list[torch.Tensor] = []  # per layer, what it is given
-        handles = [
-            layer.register_forward_pre_hook(self._remember, with_kwargs=True) for layer in layers_of(self.model)
-        ]
+        # per layer, what it is given
+        self.hidden = {visit.root: visit.call.hidden for visit in visits_of(self.model, self.inputs)}
         with torch.no_grad(), self._outputs(0) as outputs:
             self.logits = self.model(**self.inputs).logits.double()
-        for handle in handles:
-            handle.remove()
-        positions = np.arange(self.hidden[0].shape[0] * self.hidden[0].shape[1])
+        positions = np.arange(int(np.prod(next(iter(self.hidden.values())).shape[:2])))
         positions = positions if batch.valid is None else positions[batch.valid.ravel()]
         compared = np.random.default_rng(calibration.seed).permutation(positions)[:COMPARED]
         self.compared = torch.from_numpy(compared)
@@ -128,17 +123,14 @@ class Trajectory:
 
         columns = columns_of([unit], block.unit_size)
 
-        def masking(module: "nn.Module", args: "tuple[torch.Tensor, ...]") -> "tuple[torch.Tensor, ...]":
-            return (args[0].index_fill(-1, columns, 0.0), *args[1:])
+        def masked(block: Block, module: "nn.Module", hidden: "torch.Tensor") -> "torch.Tensor":
+            return hidden.index_fill(-1, columns, 0.0)
 
         later = min(block.layer + 1, self.ffns[-1].layer)  # the last layer is all that comes after itself
-        handle = output_projection(self.model, block).register_forward_pre_hook(masking)
-        resuming = resumed(self.model, block.layer, self.hidden[block.layer])
-        try:
-            with torch.no_grad(), resuming, self._outputs(later) as outputs:
-                logits = self.model(**self.inputs).logits.double()
-        finally:
-            handle.remove()
+        masking = passing(in_model(self.model), [block], given=masked)
+        resuming = resumed(self.model, block, self.hidden[block.root])
+        with torch.no_grad(), resuming, masking, self._outputs(later) as outputs:
+            logits = self.model(**self.inputs).logits.double()
         distances = (self._similarities(output) - self.similarities[layer] for layer, output in outputs.items())
         divergence = self.task.distillation_losses(logits, self.logits, TEMPERATURE).sum()
         return sum(float(distance.square().sum()) for distance in distances), float(divergence)
@@ -150,26 +142,14 @@ class Trajectory:
         directions = normalize(output.flatten(0, 1)[self.compared], dim=-1)
         return directions @ directions.T
 
-    def _remember(self, module: "nn.Module", args: tuple, kwargs: dict) -> None:
-        self.hidden.append(args[0] if args else kwargs["hidden_states"])
-
     @contextmanager
     def _outputs(self, first: int) -> "Iterator[dict[int, torch.Tensor]]":
         """While open, fills what it yields with the output of each layer's FFN projection, from layer `first` on."""
         outputs: dict[int, torch.Tensor] = {}
 
-        def projected(layer: int) -> Callable[..., None]:
-            def hook(module: "nn.Module", args: tuple, output: "torch.Tensor") -> None:
-                outputs[layer] = output
+        def projected(block: Block, module: "nn.Module", hidden: "torch.Tensor") -> None:
+            outputs[block.layer] = hidden
 
-            return hook
-
-        handles = [
-            output_projection(self.model, block).register_forward_hook(projected(block.layer))
-            for block in self.ffns if block.layer >= first
-        ]  # fmt: skip
-        try:
+        later = [block for block in self.ffns if block.layer >= first]
+        with passing(in_model(self.model), later, put_out=projected):
             yield outputs
-        finally:
-            for handle in handles:
-                handle.remove()

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prune2deploy.models.family import Block, ModelSignature
+from prune2deploy.models.block import Block
 from prune2deploy.models.plan import Plan
+from prune2deploy.models.signature import Signature
 from prune2deploy.pruning.calibrate import Calibration
 from prune2deploy.pruning.costs import Costs
 from prune2deploy.pruning.importance import Importance
@@ -48,7 +49,7 @@ class ProfileSearch:
     """Finds plans of one model by its blocks' curves, and by `trials` profiles that are judged; 0: by the curves alone."""
 
     def __init__(
-        self, calibration: Calibration, signature: ModelSignature, curves: dict[Block, Importance], stitch: Stitch,
+        self, calibration: Calibration, signature: Signature, curves: dict[Block, Importance], stitch: Stitch,
         trials: int,
     ):
         self.calibration, self.signature, self.curves = calibration, signature, curves

@@ -6,13 +6,14 @@ through the model, and there is neither a label nor a task loss (as in post-trai
 """
 
 import math
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prune2deploy.models.family import Block
+from prune2deploy.models.block import Block
+from prune2deploy.models.family import layer_of
 from prune2deploy.models.plan import Plan
-from prune2deploy.models.registry import family_of, layers_of
+from prune2deploy.models.projection import modules_of
 from prune2deploy.models.surgery import shrunk_layer, write_back_
 from prune2deploy.pruning.streams import Streams
 
@@ -40,12 +41,12 @@ def reconstruct(streams: Streams, block: Block, plan: Plan, sensitivity: np.ndar
         sensitivity: [d, d], the Fisher information of the block's output.
         seed: of the order in which samples are visited.
     """
-    family, layer = family_of(streams.pruned.config), layers_of(streams.pruned)[block.layer]
-    branch = family.branches[block.kind]
-    small = shrunk_layer(family, layer, {own: plan.units(own) for own in streams.rows if own.layer == block.layer})
-    modules = [small.get_submodule(path) for path in (*branch.producers, branch.consumer)]
-    fit(cast("list[nn.Linear]", modules), streams, small, block, metric_of(sensitivity).to(streams.pruned.device), seed)
-    write_back_(family, small, layer, block, plan.units(block))
+    layer = layer_of(streams.pruned, block)
+    own = [other for other in streams.blocks_in_order if other.root == block.root]
+    small = shrunk_layer(layer, {other: plan.units(other) for other in own})
+    metric = metric_of(sensitivity).to(streams.pruned.device)
+    fit(modules_of(small, block), streams, small, block, metric, seed)
+    write_back_(small, layer, block, plan.units(block))
 
 
 def metric_of(sensitivity: np.ndarray) -> "torch.Tensor":
@@ -62,7 +63,8 @@ def metric_of(sensitivity: np.ndarray) -> "torch.Tensor":
 
 
 def fit(
-    modules: "list[nn.Linear]", streams: Streams, layer: "nn.Module", block: Block, metric: "torch.Tensor", seed: int
+    modules: "list[nn.Linear | nn.Conv2d]", streams: Streams, layer: "nn.Module", block: Block, metric: "torch.Tensor",
+    seed: int,
 ) -> None:
     """Adam on the parameters of `modules`, those of `block` in `layer`, a step on each batch.
 
@@ -72,7 +74,7 @@ def fit(
     """
     import torch
 
-    batches = len(streams.calls)
+    batches = len(streams.places)
     weights = [_padded(streams, block, batch) for batch in range(batches)]
 
     def pull(batch: int, vectors: torch.Tensor) -> torch.Tensor:
@@ -87,7 +89,7 @@ def fit(
             for lengths, vectors in ((errors, wanted - output), (scales, wanted)):
                 lengths.append(float((vectors * pull(batch, vectors)).sum()))
     to_mend = min(1.0, 2 * (sum(errors) / max(sum(scales), 1e-30)) ** 0.5)
-    passes = min(EPOCHS, TOKENS / sum(weights.shape[1] for weights in streams.weights))
+    passes = min(EPOCHS, TOKENS / streams.tokens(block))
     rate, epochs = RATE * to_mend, math.ceil(passes * to_mend * min(1.0, NARROW / len(metric)))
     parameters = [parameter.requires_grad_() for module in modules for parameter in module.parameters()]
     groups = [
@@ -112,7 +114,7 @@ def _padded(streams: Streams, block: Block, batch: int) -> "torch.Tensor":
     """What each token of a batch counts for, [samples, tokens]: padding nothing."""
     import torch
 
-    counts, valid = streams.weights[batch][streams.rows[block]], streams.valid[batch]
+    counts, valid = streams.weight(block, batch), streams.counted(block, batch)
     return torch.zeros(valid.shape, dtype=counts.dtype, device=valid.device).masked_scatter(valid, counts)
 
 
@@ -121,4 +123,5 @@ def _put_out(
 ) -> "tuple[torch.Tensor, torch.Tensor]":
     """Of a batch, [samples, tokens, d]: (what `block` puts out, what it should)."""
     seen = streams.through(layer, block, batch)
-    return seen["output"], streams.targets[block.kind][batch] - seen["entry"].detach()
+    target = streams.targets[block][batch]
+    return seen["output"], target - seen["entry"].detach() if "entry" in seen else target

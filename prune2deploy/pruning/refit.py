@@ -7,18 +7,17 @@ et al. 2024), with the strength of the ridge relative to the inputs' own varianc
 
 from typing import TYPE_CHECKING
 
-from prune2deploy.models.family import Block
+from prune2deploy.models.block import Block, columns_of
 from prune2deploy.models.plan import Plan
-from prune2deploy.models.surgery import columns_of
+from prune2deploy.models.projection import Projection
 from prune2deploy.progress import Progress
+from prune2deploy.pruning.block_statistics import BlockStatistics
 from prune2deploy.pruning.linear_algebra import solve_
-from prune2deploy.pruning.streams import BlockStatistics
 from prune2deploy.pruning.tuning import walk, write_columns
 from prune2deploy.tasks.base import Samples
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
     from transformers import PreTrainedModel
 
 RIDGE = 1e-2  # of the inputs' mean variance, pulling toward the weights that are there
@@ -27,13 +26,13 @@ RIDGE = 1e-2  # of the inputs' mean variance, pulling toward the weights that ar
 def refit(dense: "PreTrainedModel", pruned: "PreTrainedModel", plan: Plan, samples: Samples, progress: Progress) -> None:
     """Re-fit, in place, the output projections of the masked model `pruned`, biases included."""
 
-    def solve_block(block: Block, kept: list[int], statistics: BlockStatistics, projection: "nn.Linear") -> None:
+    def solve_block(block: Block, kept: list[int], statistics: BlockStatistics, projection: Projection) -> None:
         fit_columns(projection, columns_of(kept, block.unit_size), statistics)
 
     walk(dense, pruned, plan, samples, solve_block, progress, "re-fitting output projections")
 
 
-def fit_columns(projection: "nn.Linear", columns: "torch.Tensor", statistics: BlockStatistics) -> None:
+def fit_columns(projection: Projection, columns: "torch.Tensor", statistics: BlockStatistics) -> None:
     """Re-fit, in place, these columns of `projection`, and its bias. `statistics`: of the same columns."""
     weight = projection.weight[:, columns].double()
     write_columns(projection, columns, ridge(statistics, weight), statistics)

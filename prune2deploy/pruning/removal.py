@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prune2deploy.models.block import columns_of
+from prune2deploy.models.projection import Projection
 from prune2deploy.pruning.importance import Importance
 from prune2deploy.pruning.linear_algebra import inverse_, solve_
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
 DAMPING = 1e-3  # of the inputs' mean variance, added to G: the least that keeps inverses of empty directions in bounds
 PARTS = 16  # in which a matrix is brought up to date
@@ -46,8 +47,6 @@ def removal_curve(
         anything.
     """
     import torch
-
-    from prune2deploy.models.surgery import columns_of
 
     units = weight.shape[1] // unit_size
     per_step = per_step or (1 if unit_size > 1 else max(1, units // STEPS))
@@ -77,7 +76,7 @@ def removal_curve(
 
 
 def leave_(
-    projection: "nn.Linear", dense: "nn.Linear", columns: "torch.Tensor", second: "torch.Tensor",
+    projection: Projection, dense: Projection, columns: "torch.Tensor", second: "torch.Tensor",
     mean: "torch.Tensor | None" = None,
 ) -> None:
     """Give `projection`, in place, what removal leaves of `dense`: zeros but for `columns`, which take over what they can.
@@ -96,6 +95,7 @@ def leave_(
         projection.weight.zero_()
         projection.weight[:, columns] = left.to(projection.weight.dtype)
         if projection.bias is not None:
+            assert dense.bias is not None
             bias = dense.bias.double()
             projection.bias.copy_(bias if mean is None else bias + weight @ mean - left @ mean[columns])
 

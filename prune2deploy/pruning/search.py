@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from prune2deploy.errors import UnreachableBudgetError
-from prune2deploy.models.family import Block, ModelSignature
+from prune2deploy.models.block import Block
 from prune2deploy.models.plan import Plan
+from prune2deploy.models.signature import Signature
 from prune2deploy.pruning.costs import Costs
 from prune2deploy.pruning.importance import Importance
 
@@ -29,7 +30,7 @@ class Choices:
 
 
 def plan_within(
-    signature: ModelSignature, importance: dict[Block, Importance], costs: Costs, budget: float
+    signature: Signature, importance: dict[Block, Importance], costs: Costs, budget: float
 ) -> Plan:
     """The plan that keeps the most important units at the widths of `choose_widths`."""
     widths = choose_widths(importance, costs, budget)
@@ -43,8 +44,8 @@ def choose_widths(importance: dict[Block, Importance], costs: Costs, budget: flo
     """
     choices = []
     for block, curve in importance.items():
-        widths = np.asarray(costs.widths(block.kind))
-        block_costs = np.asarray([costs.block(block.kind, int(width)) for width in widths])
+        widths = np.asarray(costs.widths(block))
+        block_costs = np.asarray([costs.block(block, int(width)) for width in widths])
         choices.append(Choices(widths, block_costs, curve.loss[widths]))
     picked = knapsack(choices, budget - costs.fixed)
     if picked is None:

@@ -2,16 +2,16 @@
 
 from typing import TYPE_CHECKING
 
-from prune2deploy.models.family import Block
-from prune2deploy.models.registry import output_projection
-from prune2deploy.models.surgery import columns_of, mask_block_
+from prune2deploy.models.block import Block, columns_of
+from prune2deploy.models.projection import Projection, output_projection
+from prune2deploy.models.surgery import mask_block_
+from prune2deploy.pruning.block_statistics import BlockStatistics
 from prune2deploy.pruning.refit import fit_columns, ridge
 from prune2deploy.pruning.removal import removal_curve
-from prune2deploy.pruning.streams import BlockStatistics, Streams
+from prune2deploy.pruning.streams import Streams
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import nn
 
 
 def select_and_refit(streams: Streams, block: Block, width: int, sensitivity: "np.ndarray") -> list[int]:
@@ -40,7 +40,7 @@ def select_and_refit(streams: Streams, block: Block, width: int, sensitivity: "n
 
 
 def _select(
-    block: Block, width: int, statistics: BlockStatistics, projection: "nn.Linear", sensitivity: "np.ndarray"
+    block: Block, width: int, statistics: BlockStatistics, projection: Projection, sensitivity: "np.ndarray"
 ) -> list[int]:
     import torch
 

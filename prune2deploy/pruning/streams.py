@@ -1,22 +1,40 @@
-"""The hidden states of the dense and the pruned model side by side, one layer at a time.
+"""Two models walked through their layers over the same samples, the dense one and the pruned one.
 
-Each block's statistics come from the inputs that the already pruned and recovered prefix gives it, and aim at what the
-dense model has in the residual stream behind that block: errors of earlier blocks are made good by later ones.
+Each keeps a stream of hidden states, one file for each batch, so that a layer is reached without running those before it
+again. What a block of the pruned model should put out is what the dense model has in the residual stream behind that
+block: errors of earlier blocks are made good by later ones. Where a block feeds a bottleneck, it is what the dense block
+puts out.
+
+A layer that a model runs more than once is walked to once: its samples are those of all its calls in the dense model, as
+what comes in at one call depends on what the others have become.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prune2deploy.memory import Store, give_back, store
-from prune2deploy.models.family import KINDS, Block, Kind
-from prune2deploy.models.layer_call import LayerCall, answering, capture
-from prune2deploy.models.registry import blocks_of, family_of, layers_of, output_projection
-from prune2deploy.models.surgery import columns_of, shrunk_layer, unmasked
-from prune2deploy.pruning.linear_algebra import add_square_, mirror_
+from prune2deploy.models.block import Block, columns_of
+from prune2deploy.models.capture import (
+    LayerCall,
+    Reached,
+    answering,
+    call_of,
+    first_of,
+    in_layer,
+    instead_of,
+    passing,
+    visits_of,
+)
+from prune2deploy.models.family import blocks_of, roots_of
+from prune2deploy.models.projection import as_rows, output_projection, rows_in
+from prune2deploy.models.signature import signature_of
+from prune2deploy.models.surgery import shrunk_layer, unmasked
+from prune2deploy.pruning.block_statistics import BlockStatistics, Sums
+from prune2deploy.pruning.lengths import lengths_of, thinned
 from prune2deploy.tasks.base import Samples, grouped
 
 if TYPE_CHECKING:
@@ -26,49 +44,37 @@ if TYPE_CHECKING:
 
 BATCH = 32
 BATCH_TOKENS = 4096
-ROUNDING = 1e-6  # of the mean square: variance that products in float32 make of constants
-PARTIAL = 8  # batches whose products are added up in float32: adding to float64 takes as long as the product itself
 NUMBERS = 65_536 * 384  # in one stream of hidden states, 100 MB on disk: what least squares are solved over
 
 
+@dataclass(frozen=True)
+class Stop:
+    """A layer on the walk, as one sample showed it."""
+
+    root: str
+    calls: int  # in a forward pass
+    direct: bool  # whether it is given what the layer before it put out, as it is
+    like: int  # the number of the first layer that is called with the very same arguments
+    returned: Any  # what it gave back
+
+
 @dataclass
-class BlockStatistics:
-    """Weighted sums over the valid tokens. x: [k] inputs of the kept columns; y: [d] what the block should put out."""
+class Part:
+    """Some samples on their way. `valid`: [samples, tokens], or None where all count; `shapes`: of each layer's output."""
 
-    n: float  # Σ of the weights
-    x_sum: "torch.Tensor"  # [k]
-    y_sum: "torch.Tensor"  # [d]
-    xx: "torch.Tensor"  # [k, k], Σ x xᵀ
-    xy: "torch.Tensor"  # [k, d], Σ x yᵀ
-
-    @classmethod
-    def none(cls, k: int, d: int, device: "torch.device") -> "BlockStatistics":
-        """Of no tokens."""
-        import torch
-
-        shapes = ((k,), (d,), (k, k), (k, d))
-        return cls(0.0, *(torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes))
-
-    def of(self, columns: "torch.Tensor") -> "BlockStatistics":
-        """The same of some of the columns."""
-        return BlockStatistics(
-            self.n, self.x_sum[columns], self.y_sum, self.xx[columns[:, None], columns], self.xy[columns]
-        )
-
-    def centred(self) -> "tuple[torch.Tensor, torch.Tensor]":
-        """(Σ (x − x̄)(x − x̄)ᵀ, Σ (x − x̄)(y − ȳ)ᵀ), each over n; zero where nothing but rounding is left of x."""
-        x, y = self.x_sum / self.n, self.y_sum / self.n
-        xx, xy = self.xx / self.n, self.xy / self.n
-        rounding = ROUNDING * float(xx.trace())
-        xx.addr_(x, x, alpha=-1)
-        xy.addr_(x, y, alpha=-1)
-        if float(xx.trace()) <= rounding:
-            return xx.zero_(), xy.zero_()
-        return xx, xy
+    indices: list[int]
+    inputs: "dict[str, torch.Tensor] | None"
+    valid: "torch.Tensor | None"
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
 
 
-class _Reached(Exception):  # noqa: N818 (a signal, not an error)
-    pass
+@dataclass
+class Answered:
+    """A module of the pruned layer that has its final weights, and what it put out in every place."""
+
+    path: str
+    returned: Any
+    outputs: Store
 
 
 class Streams:
@@ -76,7 +82,7 @@ class Streams:
 
     def __init__(
         self, dense: "PreTrainedModel", pruned: "PreTrainedModel", samples: Samples,
-        weights: Sequence[np.ndarray] | None = None,
+        weights: Mapping[Block, Sequence[np.ndarray]] | None = None,
     ):
         """`dense` is aimed at; `pruned` is masked, with the dense model's shapes, and may change as the walk goes on.
 
@@ -84,106 +90,184 @@ class Streams:
             dense: left as it is.
             pruned: see above.
             samples: evenly thinned out where a stream of them has more than `NUMBERS` numbers.
-            weights: per sample [blocks, tokens], what each token counts in the statistics; None: all the same.
+            weights: per block and sample [calls, tokens], what each token counts in statistics; None: all the same.
         """
+        self.dense, self.pruned, self.weights = dense, pruned, weights
+        self.blocks_in_order = blocks_of(dense)
+        self.stops = stops_of(dense, samples)
+        self.again = any(stop.calls > 1 for stop in self.stops)
+        self.layer = -1
+        self.parts: list[Part] = []
+        self.places: list[tuple[int, int]] = []  # (part, call of the layer) of everything that runs through it
+        self.calls: list[LayerCall] = []  # of each place
+        self.arguments: dict[int, list[LayerCall]] = {}  # by the number of the first layer that has them
+        self.dense_hidden, self.pruned_hidden = store(dense.device), store(dense.device)
+        self.targets: dict[Block, Store] = {}
+        self.answered: list[Answered] = []
+        self._start(samples)
+
+    def _start(self, samples: Samples) -> None:
+        """Bring all samples to the first layer."""
+        numbers = int(signature_of(self.dense.config).fixed["hidden_size"])
+        taken = thinned(self.dense, samples, NUMBERS // numbers // max(stop.calls for stop in self.stops))
+        some = samples.select(taken)
+        come_back = self.again or any(not stop.direct or stop.like for stop in self.stops[1:])
+        for indices in grouped(some.order(), lengths_of(self.dense, some).tolist(), BATCH, BATCH_TOKENS):
+            batch = some.batch(indices)
+            inputs, valid = batch.tensors(self.dense.device), None
+            if batch.valid is not None:
+                valid = batch.counted(next(iter(inputs.values())))
+            self.parts.append(Part([taken[index] for index in indices], inputs if come_back else None, valid))
+            if not self.again:
+                call = call_of(self.dense, self.stops[0].root, inputs)
+                self._arrive(call, len(self.parts) - 1, 0)
+
+    def _arrive(self, call: LayerCall, part: int, visit: int) -> None:
+        """Add a place, where both models are given the same."""
         import torch
 
-        self.dense, self.pruned = dense, pruned
-        self.layer = -1
-        self.calls: list[LayerCall] = []
-        self.indices: list[list[int]] = []  # per batch, of its samples
-        self.valid: list[torch.Tensor] = []
-        self.weights: list[torch.Tensor] = []  # per batch [blocks, valid tokens]
-        self.rows = {block: row for row, block in enumerate(blocks_of(dense))}
-        self.dense_hidden, self.pruned_hidden = store(dense.device), store(dense.device)
-        self.targets: dict[Kind, Store] = {}
-        self.attended: Store | None = None  # what the pruned layer's attention puts out, once that has its final weights
-        taken = thinned(dense, samples, NUMBERS // family_of(dense.config).signature(dense.config).hidden_size)
-        some = samples.select(taken)
-        for indices in grouped(some.order(), lengths_of(dense, some).tolist(), BATCH, BATCH_TOKENS):
-            batch = some.batch(indices)
-            call = capture(dense, batch.tensors(dense.device))
-            self.calls.append(LayerCall(torch.empty(0), call.args, call.kwargs))
-            for hidden in (self.dense_hidden, self.pruned_hidden):
-                hidden.append(call.hidden)
-            self.indices.append([taken[index] for index in indices])
-            self.valid.append(batch.counted(call.hidden))
-            if weights is None:
-                counts = torch.ones(len(self.rows), int(self.valid[-1].sum()))
-            else:
-                counts = torch.from_numpy(np.concatenate([weights[index] for index in self.indices[-1]], axis=1))
-            self.weights.append(counts.to(dense.device))
+        for hidden in (self.dense_hidden, self.pruned_hidden):
+            hidden.append(call.hidden)
+        self.places.append((part, visit))
+        self.calls.append(LayerCall(torch.empty(0), call.args, call.kwargs))
 
     def enter(self, layer: int) -> None:
         """Go on to `layer`: run the dense model's, and the pruned model's last one as it is now."""
         import torch
 
         with torch.no_grad():
-            if self.layer >= 0:
-                past = self._without_masked()
-                for batch, call in enumerate(self.calls):
-                    with self._attention_answered(past, batch):
-                        self.pruned_hidden[batch] = call.run(past, self.pruned_hidden[batch])
-            self.attended = None
+            if self.again:
+                self._start_again(layer)
+            elif self.layer >= 0:
+                self._leave()
+                self._go_on(layer)
+            else:
+                self.arguments[0] = self.calls
+            self.answered = []
             give_back()
             self.layer = layer
-            self.targets = {kind: store(self.dense.device) for kind in KINDS}
-            module = layers_of(self.dense)[layer]
-            for batch, call in enumerate(self.calls):
-                with self._watched(module, KINDS) as seen:
-                    self.dense_hidden[batch] = call.run(module, self.dense_hidden[batch])
-                for kind in KINDS:
-                    self.targets[kind].append(seen[kind, "entry"] + seen[kind, "output"])
+            self._aim()
             give_back()
+
+    def _start_again(self, layer: int) -> None:
+        """Take the samples of all calls of `layer` in the dense model."""
+        self.places, self.calls = [], []
+        self.dense_hidden, self.pruned_hidden = store(self.dense.device), store(self.dense.device)
+        for number, part in enumerate(self.parts):
+            assert part.inputs is not None
+            visits = [visit for visit in visits_of(self.dense, part.inputs) if visit.root == self.stops[layer].root]
+            for index, visit in enumerate(visits):
+                self._arrive(visit.call, number, index)
+
+    def _leave(self) -> None:
+        """Run the pruned layer that the walk has come to a last time."""
+        past = self._without_masked()
+        for place, call in enumerate(self.calls):
+            with self._answering(past, place):
+                self.pruned_hidden[place] = call.run(past, self.pruned_hidden[place])
+
+    def _go_on(self, layer: int) -> None:
+        """From what the layer before put out to what `layer` is called with."""
+        stop = self.stops[layer]
+        if stop.direct and stop.like in self.arguments:
+            self.calls = self.arguments[stop.like]
+            return
+        self.calls = []
+        for number in range(len(self.parts)):
+            call = self._call(self.dense, layer, number, self.dense_hidden[number])
+            self.calls.append(LayerCall(call.hidden[:0], call.args, call.kwargs))
+            if not stop.direct:
+                self.dense_hidden[number] = call.hidden
+                self.pruned_hidden[number] = self._call(self.pruned, layer, number, self.pruned_hidden[number]).hidden
+        self.arguments[layer] = self.calls
+
+    def _call(self, model: "PreTrainedModel", layer: int, number: int, hidden: "torch.Tensor") -> LayerCall:
+        """How `model` calls `layer` for a part, when the layer before puts out `hidden`; no layer is run."""
+        part, before = self.parts[number], self.stops[:layer]
+        assert part.inputs is not None
+        outputs = [hidden.new_zeros(()).expand(shape) for shape in part.shapes[: layer - 1]]
+        answers = [
+            (model.get_submodule(stop.root), instead_of(stop.returned, output))
+            for stop, output in zip(before, [*outputs, hidden], strict=True)
+        ]
+        with answering(answers):
+            return call_of(model, self.stops[layer].root, part.inputs)
+
+    def _aim(self) -> None:
+        """Run the dense layer, and keep what its blocks should put out."""
+        layer, own = self.dense.get_submodule(self.stops[self.layer].root), self._own
+        self.targets = {block: store(self.dense.device) for block in own}
+        for place, call in enumerate(self.calls):
+            with self._watched(layer, own, place) as seen:
+                output = call.run(layer, self.dense_hidden[place])
+            self.dense_hidden[place] = output
+            if not self.again:
+                self.parts[place].shapes.append(tuple(output.shape))
+            for block in own:
+                entry = seen.get((block, "entry"))
+                self.targets[block].append(seen[block, "output"] if entry is None else entry + seen[block, "output"])
+
+    @property
+    def _own(self) -> list[Block]:
+        """The blocks of the layer that the walk has come to."""
+        return [block for block in self.blocks_in_order if block.root == self.stops[self.layer].root]
 
     def blocks(self) -> Iterator[Block]:
         """Every block in forward order; when one is yielded, the walk has come as far as it.
 
         The blocks before it must not change any more.
         """
-        for block in self.rows:
-            if block.layer != self.layer:
-                self.enter(block.layer)
+        before: Block | None = None
+        for block in self.blocks_in_order:
+            if before is None or block.root != before.root:
+                self.enter(self.layer + 1)
             else:
-                self._leave_attention()
+                self._settle(before)
             yield block
+            before = block
             give_back()
 
-    def _leave_attention(self) -> None:
-        """Run the pruned layer's attention a last time."""
+    def _settle(self, block: Block) -> None:
+        """Run what computes `block` in the pruned layer a last time, and keep what it puts out."""
         import torch
 
-        found: list[torch.Tensor] = []
+        if not block.span:
+            return
+        found: list[Any] = []
 
-        def keep(module: "nn.Module", args: tuple, output: "tuple[torch.Tensor, ...]") -> None:
-            found.append(output[0])
-            raise _Reached
+        def keep(module: "nn.Module", args: tuple, output: Any) -> None:
+            found.append(output)
+            raise Reached
 
-        layer, attended = self._without_masked(), store(self.dense.device)
-        handle = self._attention(layer).register_forward_hook(keep)
+        layer, outputs = self._without_masked(), store(self.dense.device)
+        handle = layer.get_submodule(block.span).register_forward_hook(keep)
+        returned = None
         try:
-            for batch, call in enumerate(self.calls):
-                with suppress(_Reached), torch.no_grad():
-                    call.run(layer, self.pruned_hidden[batch])
-                attended.append(found.pop())
+            for place, call in enumerate(self.calls):
+                with suppress(Reached), torch.no_grad(), self._answering(layer, place):
+                    call.run(layer, self.pruned_hidden[place])
+                returned = found.pop()
+                outputs.append(first_of(returned))
         finally:
             handle.remove()
-        self.attended = attended
+        self.answered.append(Answered(block.span, instead_of(returned, torch.empty(0)), outputs))
         give_back()
 
     def _without_masked(self) -> "nn.Module":
         """What the pruned layer is without its masked units: the same with fewer products."""
-        own = [block for block in self.rows if block.layer == self.layer]
-        kept = {block: unmasked(output_projection(self.pruned, block), block) for block in own}
+        kept = {block: unmasked(output_projection(self.pruned, block), block) for block in self._own}
         some = {block: units for block, units in kept.items() if len(units) < block.units}
-        return shrunk_layer(family_of(self.dense.config), layers_of(self.pruned)[self.layer], some)
+        return shrunk_layer(self.pruned.get_submodule(self.stops[self.layer].root), some)
 
-    def _attention(self, layer: "nn.Module") -> "nn.Module":
-        return layer.get_submodule(family_of(self.dense.config).attention)
-
-    def _attention_answered(self, layer: "nn.Module", batch: int) -> AbstractContextManager[None]:
-        """While open, the attention of `layer` does not run where it is known what it puts out."""
-        return answering([self._attention(layer)], (self.attended[batch], None)) if self.attended else nullcontext()
+    @contextmanager
+    def _answering(self, layer: "nn.Module", place: int) -> Iterator[None]:
+        """While open, what is settled in `layer` does not run."""
+        answers = [
+            (layer.get_submodule(settled.path), instead_of(settled.returned, settled.outputs[place]))
+            for settled in self.answered
+        ]
+        with answering(answers):
+            yield
 
     def statistics(self, block: Block, kept: list[int], first_token_only: bool = False) -> BlockStatistics:
         """Statistics of `block`, which is in the layer entered last, for the columns of its `kept` units.
@@ -193,136 +277,93 @@ class Streams:
         import torch
 
         columns = columns_of(kept, block.unit_size)
-        width = output_projection(self.dense, block).out_features
-        sums = BlockStatistics.none(len(columns), width, self.dense.device)
-        xx, xy = sums.xx.float(), sums.xy.float()
-        module = layers_of(self.pruned)[block.layer]
-        for batch, valid in enumerate(self.valid):
+        sums = Sums(len(columns), output_projection(self.dense, block).out_features, self.dense.device)
+        layer = self.pruned.get_submodule(block.root)
+        for place in range(len(self.places)):
             with torch.no_grad():
-                seen = self.through(module, block, batch, stop_before_output=True)
-            counted, weight = valid, self.weights[batch][self.rows[block]]
+                seen = self.through(layer, block, place, stop_before_output=True)
+            valid, weight = self.counted(block, place), self.weight(block, place)
+            counted = valid
             if first_token_only:
                 counted = valid & (torch.arange(valid.shape[1], device=valid.device) == 0)
                 weight = weight[counted[valid]]
             x = seen.pop("input")[counted]
             if len(kept) < block.units:
                 x = x[:, columns]
-            y = (self.targets[block.kind][batch] - seen["entry"])[counted]
-            root = weight.sqrt()  # on both sides of a product; in place, as each is a copy already
-            x.mul_(root[:, None])
-            y.mul_(root[:, None])
-            sums.n += float(weight.sum(dtype=torch.float64))
-            sums.x_sum += root @ x
-            sums.y_sum += root @ y
-            add_square_(xx, x)
-            xy.addmm_(x.T, y)
-            if (batch + 1) % PARTIAL == 0 or batch + 1 == len(self.valid):
-                for total, partial in ((sums.xx, xx), (sums.xy, xy)):
-                    total += partial
-                    partial.zero_()
-        mirror_(sums.xx)
+            target = self.targets[block][place]
+            sums.add(x, (target - seen["entry"] if "entry" in seen else target)[counted], weight)
         give_back()
-        return sums
+        return sums.statistics()
+
+    def counted(self, block: Block, place: int) -> "torch.Tensor":
+        """[samples, rows], which rows of `block` count in a place."""
+        import torch
+
+        rows, valid = self.targets[block][place], self.parts[self.places[place][0]].valid
+        if valid is None or valid.shape[1] != rows.shape[1]:
+            return torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device)
+        return valid
+
+    def weight(self, block: Block, place: int) -> "torch.Tensor":
+        """[tokens], what each of the rows of `block` that count in a place counts."""
+        import torch
+
+        if self.weights is None:
+            return torch.ones(int(self.counted(block, place).sum()), device=self.dense.device)
+        part, visit = self.places[place]
+        arrays = [self.weights[block][index][visit] for index in self.parts[part].indices]
+        return torch.from_numpy(np.concatenate(arrays)).to(self.dense.device)
+
+    def tokens(self, block: Block) -> int:
+        """How many rows of `block` count in all places."""
+        return sum(int(self.counted(block, place).sum()) for place in range(len(self.places)))
 
     def through(
-        self, layer: "nn.Module", block: Block, batch: int, stop_before_output: bool = False
+        self, layer: "nn.Module", block: Block, place: int, stop_before_output: bool = False
     ) -> "dict[str, torch.Tensor]":
-        """Run the pruned model's hidden states of `batch` through `layer` up to the output projection of `block`.
+        """Run the pruned model's hidden states of a place through `layer` up to the output projection of `block`.
 
-        `layer` is the pruned model's or stands for it. Returns "entry", the residual stream before the block, "input"
-        of the output projection, and its "output" unless that is not wanted.
+        `layer` is the pruned model's or stands for it. Returns, as rows, "entry", the residual stream before the block
+        where it feeds that, "input" of the output projection, and its "output" unless that is not wanted.
         """
-        answered, watched = self._attention_answered(layer, batch), self._watched(layer, [block.kind], stop_before_output)
-        with answered, watched as seen, suppress(_Reached):
-            self.calls[batch].run(layer, self.pruned_hidden[batch])
+        answered, watched = self._answering(layer, place), self._watched(layer, [block], place, stop_before_output)
+        with answered, watched as seen, suppress(Reached):
+            self.calls[place].run(layer, self.pruned_hidden[place])
         return {name: tensor for (_, name), tensor in seen.items()}
 
     @contextmanager
     def _watched(
-        self, layer: "nn.Module", kinds: Sequence[Kind], stop_before_output: bool = False
-    ) -> "Iterator[dict[tuple[Kind, str], torch.Tensor]]":
-        """What runs through the blocks of `layer`; with a single kind, stops once that is known."""
-        seen: dict[tuple[Kind, str], torch.Tensor] = {}
+        self, layer: "nn.Module", blocks: Sequence[Block], place: int, stop_before_output: bool = False
+    ) -> "Iterator[dict[tuple[Block, str], torch.Tensor]]":
+        """What runs through `blocks` of `layer`, as rows; with a single one, stops once that is known."""
+        seen: dict[tuple[Block, str], torch.Tensor] = {}
+        samples = len(self.parts[self.places[place][0]].indices)
 
-        def entering(kind: Kind) -> Callable[..., None]:
-            def hook(module: "nn.Module", args: tuple, kwargs: dict) -> None:
-                seen[kind, "entry"] = args[0] if args else kwargs["hidden_states"]
+        def entry(block: Block, module: "nn.Module", hidden: "torch.Tensor") -> None:
+            seen[block, "entry"] = as_rows(hidden, samples)
 
-            return hook
+        def given(block: Block, module: "nn.Module", hidden: "torch.Tensor") -> None:
+            seen[block, "input"] = rows_in(module, hidden, samples)
+            if stop_before_output:
+                raise Reached
 
-        def projecting(kind: Kind) -> Callable[..., None]:
-            def hook(module: "nn.Module", args: tuple) -> None:
-                seen[kind, "input"] = args[0]
-                if stop_before_output:
-                    raise _Reached
+        def put_out(block: Block, module: "nn.Module", hidden: "torch.Tensor") -> None:
+            seen[block, "output"] = as_rows(hidden, samples)
+            if len(blocks) == 1:
+                raise Reached
 
-            return hook
-
-        def projected(kind: Kind) -> Callable[..., None]:
-            def hook(module: "nn.Module", args: tuple, output: "torch.Tensor") -> None:
-                seen[kind, "output"] = output
-                if len(kinds) == 1:
-                    raise _Reached
-
-            return hook
-
-        handles = []
-        for kind in kinds:
-            branch = family_of(self.dense.config).branches[kind]
-            consumer = layer.get_submodule(branch.consumer)
-            handles.append(layer.get_submodule(branch.entry).register_forward_pre_hook(entering(kind), with_kwargs=True))
-            handles.append(consumer.register_forward_pre_hook(projecting(kind)))
-            handles.append(consumer.register_forward_hook(projected(kind)))
-        try:
+        with passing(in_layer(layer), blocks, entry, given, put_out):
             yield seen
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
-def lengths_of(model: "PreTrainedModel", samples: Samples) -> np.ndarray:
-    """Positions of the residual stream that each sample fills, [n]."""
-    known = [samples.tokens(index) for index in range(len(samples))]
-    if known[0] is None:
-        return np.full(len(samples), capture(model, samples.batch([0]).tensors(model.device)).hidden.shape[1])
-    return np.asarray(known)
-
-
-def thinned(model: "PreTrainedModel", samples: Samples, tokens: int) -> list[int]:
-    """Indices of `samples`, evenly thinned out where they have more than `tokens` tokens in all."""
-    total = int(lengths_of(model, samples).sum())
-    count = len(samples) if total <= tokens else max(1, len(samples) * tokens // total)
-    return np.unique(np.linspace(0, len(samples) - 1, count).astype(int)).tolist()
-
-
-class Reconstruction:
-    """How far the pruned model's last layer is from the dense model's, on a fixed set of samples."""
-
-    def __init__(self, dense: "PreTrainedModel", samples: Samples):
-        import torch
-
-        self.samples = samples
-        self.dense = list(self._last_layer(dense))
-        tokens = torch.cat(self.dense)
-        mean = tokens.mean(0, dtype=torch.float64)
-        self.variance = sum(float((rows - mean).square().sum()) for rows in self.dense)
-
-    def error(self, pruned: "PreTrainedModel") -> float:
-        """Squared error of the last layer's output relative to the variance of the dense model's."""
-        pairs = zip(self._last_layer(pruned), self.dense, strict=True)
-        return sum(float((got - wanted).double().square().sum()) for got, wanted in pairs) / self.variance
-
-    def _last_layer(self, model: "PreTrainedModel") -> "Iterator[torch.Tensor]":
-        """What the last layer puts out for the valid tokens of each batch, [tokens, d]."""
-        import torch
-
-        found: list[torch.Tensor] = []
-        handle = layers_of(model)[-1].register_forward_hook(lambda module, args, output: found.append(output))
-        try:
-            for _, batch in self.samples.batches(BATCH):
-                with torch.no_grad():
-                    model(**batch.tensors(model.device))
-                hidden = found.pop()
-                yield hidden[batch.counted(hidden)]
-        finally:
-            handle.remove()
+def stops_of(model: "PreTrainedModel", samples: Samples) -> list[Stop]:
+    """The layers of `model` in the order of their first call, as the first of `samples` shows them."""
+    visits = visits_of(model, samples.batch([0]).tensors(model.device))
+    roots = [visit.root for visit in visits]
+    stops: list[Stop] = []
+    firsts = [visits[roots.index(root)] for root in roots_of(blocks_of(model))]
+    for number, visit in enumerate(firsts):
+        like = next(index for index, first in enumerate(firsts[: number + 1]) if first.call.like(visit.call))
+        direct = number > 0 and visit.call.hidden is firsts[number - 1].output
+        stops.append(Stop(visit.root, roots.count(visit.root), direct, like, instead_of(visit.returned, visit.output[:0])))
+    return stops

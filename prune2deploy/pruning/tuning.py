@@ -5,21 +5,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prune2deploy.models.family import Block
+from prune2deploy.models.block import Block, columns_of
 from prune2deploy.models.plan import Plan
-from prune2deploy.models.registry import output_projection
-from prune2deploy.models.surgery import columns_of
+from prune2deploy.models.projection import Projection, output_projection
 from prune2deploy.progress import Progress
-from prune2deploy.pruning.streams import BlockStatistics, Streams
+from prune2deploy.pruning.block_statistics import BlockStatistics
+from prune2deploy.pruning.streams import Streams
 from prune2deploy.tasks.base import Samples
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
     from transformers import PreTrainedModel
 
 RIDGE = 1e-2  # of the mean of the normal matrix's diagonal, pulling the scales toward 1
-Solve = Callable[[Block, list[int], BlockStatistics, "nn.Linear"], None]
+Solve = Callable[[Block, list[int], BlockStatistics, Projection], None]
 
 
 def tune_masks(
@@ -32,7 +31,7 @@ def tune_masks(
     """
     import torch
 
-    def solve(block: Block, kept: list[int], statistics: BlockStatistics, projection: "nn.Linear") -> None:
+    def solve(block: Block, kept: list[int], statistics: BlockStatistics, projection: Projection) -> None:
         columns = columns_of(kept, block.unit_size)
         weight = projection.weight[:, columns].double()
         scales = np.repeat(scales_of(statistics, weight.numpy(), block.unit_size), block.unit_size)
@@ -47,7 +46,7 @@ def walk(
 ) -> None:
     """Call `solve` for every block in forward order, each on what the blocks before it have become by then."""
     streams = Streams(dense, pruned, samples)
-    with progress.track(description, len(streams.rows)) as advance:
+    with progress.track(description, len(streams.blocks_in_order)) as advance:
         for block in streams.blocks():
             kept = plan.units(block)
             solve(block, kept, streams.statistics(block, kept), output_projection(pruned, block))
@@ -73,7 +72,7 @@ def scales_of(statistics: BlockStatistics, weight: np.ndarray, unit_size: int, r
 
 
 def write_columns(
-    projection: "nn.Linear", columns: "torch.Tensor", weight: "torch.Tensor", statistics: BlockStatistics
+    projection: Projection, columns: "torch.Tensor", weight: "torch.Tensor", statistics: BlockStatistics
 ) -> None:
     """Set the kept columns of `projection`, and the bias that makes the mean of its output right."""
     import torch

@@ -13,6 +13,7 @@ from prune2deploy.budget import Budget
 from prune2deploy.config import Project
 from prune2deploy.errors import CheckFailedError, InputError
 from prune2deploy.files import sha256_of, staged_directory
+from prune2deploy.graphs.onnx_model import TRACE_LENGTH, dense_onnx
 from prune2deploy.memory import map_large_blocks
 from prune2deploy.models.checkpoint import (
     FitRound,
@@ -25,22 +26,21 @@ from prune2deploy.models.checkpoint import (
     resolve_model,
     save_pruned,
 )
-from prune2deploy.models.onnx_model import dense_onnx
-from prune2deploy.models.registry import family_of
-from prune2deploy.profiling.table import LatencyTable, check_matches, read_table, table_path
+from prune2deploy.models.signature import signature_of
+from prune2deploy.models.table import LatencyTable, check_matches, read_table, table_path
 from prune2deploy.progress import Progress
 from prune2deploy.provenance import versions
 from prune2deploy.pruning.calibrate import Calibration
 from prune2deploy.pruning.compute import compute_device
-from prune2deploy.pruning.costs import Costs, FlopCosts, LatencyCosts
+from prune2deploy.pruning.costs import Costs, FlopCosts, LatencyCosts, macs_of
 from prune2deploy.pruning.fit import AIM, ROUNDS, Candidate, EngineBench, fit_to_engine, floor_of, refuse_silly
 from prune2deploy.pruning.judge import Stages, Stopwatch
+from prune2deploy.pruning.lengths import lengths_of
 from prune2deploy.pruning.method import Method, State, undoable
 from prune2deploy.pruning.registry import DEFAULT_METHOD, method_named
-from prune2deploy.pruning.streams import lengths_of
 from prune2deploy.runtimes.base import Shapes
 from prune2deploy.runtimes.registry import runtime_for
-from prune2deploy.tasks.base import Samples, Task
+from prune2deploy.tasks.base import Samples, Task, tensors
 from prune2deploy.tasks.predict import outputs_of, torch_run
 from prune2deploy.tasks.registry import task_of
 from prune2deploy.team import ShareDone, team
@@ -79,6 +79,7 @@ class Workbench:
         self.compute = compute_device(project.calibration.device, self.chosen)
         self.directory = resolve_model(project.model, project.root)
         self.model = load_dense(self.directory)
+        refuse_other_layers(self.chosen, self.model)
         self.task = task_of(project, self.directory, self.model.config)
         self.samples, self.held_out, self.left_over = calibration_samples(self.task, project)
         self.evaluation = self.task.evaluation()
@@ -160,7 +161,9 @@ class Workbench:
     def _search(self, budget: Budget, aim: float) -> tuple[Costs, Candidate, list[Candidate]]:
         method = self.method
         if budget.kind == "flops":
-            flops = FlopCosts(method.signature, float(lengths_of(self.model, self.samples).mean()))
+            one = tensors(self.task.synthetic_inputs(1, TRACE_LENGTH))
+            tokens = float(lengths_of(self.model, self.samples).mean())
+            flops = FlopCosts(macs_of(self.model, method.calibration.blocks, one, tokens))
             return flops, Candidate(method.search(flops, budget.value), 0, 0, 0, 0), []
         table = self.table[0]
         costs = LatencyCosts(table)
@@ -195,6 +198,17 @@ class Workbench:
         return read_pruned_record(out)
 
 
+def refuse_other_layers(method: type[Method], model: "PreTrainedModel") -> None:
+    """Raise InputError where `method` only knows models of equal layers, and `model` has others."""
+    signature = signature_of(model.config)
+    alike = list(signature.curves) == signature.kinds == ["attention", "ffn"] and not signature.calls
+    if method.equal_layers and not alike:
+        raise InputError(
+            f"--method {method.name} is for models of equal layers, an attention and an FFN each, which this "
+            f"{signature.family} is not: use --method ours"
+        )
+
+
 def calibration_samples(task: Task, project: Project) -> tuple[Samples, Samples, Samples]:
     """(samples for statistics, samples held out from them to judge each stage on, what a small split has beyond)."""
     wanted = project.calibration.samples
@@ -209,7 +223,7 @@ def calibration_samples(task: Task, project: Project) -> tuple[Samples, Samples,
 
 def find_table(project: Project, model: "PreTrainedModel", given: Path | None) -> tuple[LatencyTable, Path]:
     """The latency table `given`, or else this device's; raises InputError where it does not fit the project."""
-    signature = family_of(model.config).signature(model.config)
+    signature = signature_of(model.config)
     if given is not None:
         table = read_table(given)
         return check_matches(table, given, signature, project.workload, project.target, None, None), given

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prune2deploy.models.family import Block
+from prune2deploy.models.block import Block, columns_of
 from prune2deploy.models.plan import Plan
-from prune2deploy.models.registry import output_projection
-from prune2deploy.models.surgery import columns_of, silence_
+from prune2deploy.models.projection import output_projection
+from prune2deploy.models.surgery import silence_
 from prune2deploy.pruning.calibrate import Calibration
 from prune2deploy.pruning.costs import Costs
 from prune2deploy.pruning.importance import Importance

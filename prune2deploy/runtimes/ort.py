@@ -11,7 +11,7 @@ import numpy as np
 
 from prune2deploy.config import Target
 from prune2deploy.errors import CheckFailedError, InputError, MissingPackageError
-from prune2deploy.models.precision import cast
+from prune2deploy.graphs.precision import cast
 from prune2deploy.runtimes.base import Arrays, DeviceInfo, Engine, Runtime, RuntimeInfo, TimedRun
 from prune2deploy.runtimes.devices import cpu_device, cuda_device
 from prune2deploy.runtimes.nvml import GpuWatch

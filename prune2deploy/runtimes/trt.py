@@ -18,8 +18,8 @@ import numpy as np
 from prune2deploy.config import Target
 from prune2deploy.errors import CheckFailedError, InputError, MissingPackageError
 from prune2deploy.files import replacing, sha256_of
-from prune2deploy.models.onnx_nodes import modules_of
-from prune2deploy.models.precision import cast
+from prune2deploy.graphs.onnx_nodes import modules_of
+from prune2deploy.graphs.precision import cast
 from prune2deploy.runtimes.base import Arrays, DeviceInfo, Engine, Runtime, RuntimeInfo, Shapes, TimedRun
 from prune2deploy.runtimes.devices import cuda_device
 from prune2deploy.runtimes.nvml import GpuWatch

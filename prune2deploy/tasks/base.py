@@ -53,10 +53,10 @@ class Batch:
         return tensors(self.inputs, device)
 
     def counted(self, hidden: "torch.Tensor") -> "torch.Tensor":
-        """[batch, tokens], whether each token of `hidden`, [batch, tokens, ...], counts."""
+        """[batch, tokens], whether each token of `hidden`, [batch, tokens, ...], counts; where tokens are others, all do."""
         import torch
 
-        if self.valid is None:
+        if self.valid is None or self.valid.shape[1] != hidden.shape[1]:
             return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
         return torch.from_numpy(self.valid).to(hidden.device)
 

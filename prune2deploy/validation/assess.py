@@ -10,12 +10,11 @@ import numpy as np
 
 from prune2deploy.budget import Budget
 from prune2deploy.config import Precision, Project, Target, WorkloadPoint
+from prune2deploy.graphs.onnx_nodes import modules_of
 from prune2deploy.models.checkpoint import PrunedRecord
-from prune2deploy.models.family import KINDS, Kind
-from prune2deploy.models.onnx_nodes import modules_of
-from prune2deploy.models.registry import blocks_in, blocks_of, family_of
-from prune2deploy.profiling.layers import block_ms
-from prune2deploy.profiling.table import LatencyTable
+from prune2deploy.models.family import blocks_of
+from prune2deploy.models.layer_times import block_ms
+from prune2deploy.models.table import LatencyTable
 from prune2deploy.progress import Progress
 from prune2deploy.provenance import peak_memory_gb, versions
 from prune2deploy.runtimes.base import Arrays, Engine, Runtime
@@ -91,8 +90,6 @@ def assess(subject: Subject, runtime: Runtime, seconds: dict[str, float], progre
     predicted = None
     if provenance.predicted_ms is not None and subject.table is not None:
         predicted = provenance.predicted_ms * timings[DENSE].ms / subject.table.dense_ms
-    widths = record.plan.widths(blocks_in(record.plan.signature))
-    counts: dict[Kind, int] = {"attention": record.plan.signature.kv_heads, "ffn": record.plan.signature.intermediate_size}
     failed = [check for check in checks if not check.passed]
     return Report(
         verdict="failed" if failed else "passed",
@@ -102,8 +99,7 @@ def assess(subject: Subject, runtime: Runtime, seconds: dict[str, float], progre
         source=provenance.source, task=provenance.task, data=subject.project.data.path, method=provenance.method,
         budget=subject.budget, limit_ms=limit, checks=checks,
         signature=record.plan.signature,
-        widths={kind: [width for block, width in widths.items() if block.kind == kind] for kind in KINDS},
-        dense_widths=counts,
+        widths=record.plan.widths_by_key(),
         parameters_dense=_parameters(subject.dense), parameters_pruned=_parameters(subject.pruned),
         onnx_bytes_dense=subject.dense_onnx.stat().st_size, onnx_bytes_pruned=subject.pruned_onnx.stat().st_size,
         fused=subject.fused, numerics=numerics,
@@ -129,7 +125,7 @@ def where_time_goes(subject: Subject, engine: Engine, inputs: Arrays) -> dict[st
     if not spent:
         return {}
     modules = modules_of(onnx.load(subject.pruned_onnx).graph)
-    return block_ms(spent, engine.layers(), modules, blocks_of(subject.dense), family_of(subject.dense.config))
+    return block_ms(spent, engine.layers(), modules, blocks_of(subject.dense))
 
 
 def engines_of(subject: Subject, runtime: Runtime) -> dict[str, Engine]:

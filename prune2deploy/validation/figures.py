@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
-from prune2deploy.models.family import KINDS, Kind
 from prune2deploy.validation.numbers import number
 from prune2deploy.validation.record import PointLatency, Report
 
@@ -21,8 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 6.4  # inches
-UNITS: dict[Kind, str] = {"attention": "heads", "ffn": "filters"}
-COLOURS: dict[Kind, str] = {"attention": "#1f6fb4", "ffn": "#b4580b"}
+COLUMNS = 2  # panels side by side
+UNITS = {"attention": "heads", "ffn": "filters", "channels": "channels"}  # of other kinds: "units"
+COLOURS = {"attention": "#1f6fb4", "ffn": "#b4580b"}
+OTHER_COLOUR = "#2f7d4f"
 DENSE, PRUNED, LIMIT, GHOST = "#8a8f98", "#1f6fb4", "#b3261e", "#e6e8eb"
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "prune2deploy",  # ids are random without it
@@ -58,23 +59,29 @@ def styled() -> Iterator[None]:
 
 
 def widths(report: Report) -> "Figure | None":
-    """A row for each layer, with what is left of its heads and of its filters."""
-    layers = max((len(report.widths[kind]) for kind in KINDS), default=0)
+    """A row for each layer, with what is left of its units of each kind."""
+    kinds = report.signature.kinds
+    names = list(dict.fromkeys(key.rpartition(".")[0] for key in report.widths))
+    layers = len(names)
     if not layers:
         return None
     figure = _figure(0.9 + layers * (0.24 if layers <= 24 else 0.2))
-    panels = figure.subplots(1, len(KINDS), sharey=True, squeeze=False)[0]
-    for kind, axes in zip(KINDS, panels, strict=True):
-        _width_bars(axes, kind, report.widths[kind], report.dense_widths[kind])
-    panels[0].set_yticks(range(layers), [f"layer {layer}" for layer in range(layers)])
+    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    for kind, axes in zip(kinds, panels, strict=True):
+        kept = [key for key in report.widths if report.signature.curves[report.signature.blocks[key]].kind == kind]
+        rows = [names.index(key.rpartition(".")[0]) for key in kept]
+        _width_bars(
+            axes, kind, rows, [report.widths[key] for key in kept], [report.signature.units(key) for key in kept]
+        )
+    panels[0].set_yticks(range(layers), [f"layer {name}" for name in names])
     panels[0].set_ylim(layers - 0.4, -0.6)
     return figure
 
 
-def _width_bars(axes: "Axes", kind: Kind, kept: list[int], dense: int) -> None:
-    rows = range(len(kept))
+def _width_bars(axes: "Axes", kind: str, rows: list[int], kept: list[int], dense: list[int]) -> None:
     axes.barh(rows, [1.0] * len(kept), color=GHOST, height=0.72)
-    axes.barh(rows, [width / dense for width in kept], color=COLOURS[kind], height=0.72)
+    shares = [width / units for width, units in zip(kept, dense, strict=True)]
+    axes.barh(rows, shares, color=COLOURS.get(kind, OTHER_COLOUR), height=0.72)
     for row, width in zip(rows, kept, strict=True):
         if width:
             axes.text(1.03, row, str(width), va="center_baseline")
@@ -85,7 +92,8 @@ def _width_bars(axes: "Axes", kind: Kind, kept: list[int], dense: int) -> None:
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
         )  # fmt: skip
         axes.text(1.03, row, "0", va="center_baseline", color=LIMIT, weight="bold")
-    axes.set_title(f"{_title(kind)}: {UNITS[kind]} kept of {dense}")
+    of = str(dense[0]) if len(set(dense)) == 1 else f"{min(dense)} to {max(dense)}"
+    axes.set_title(f"{_title(kind)}: {UNITS.get(kind, 'units')} kept of {of}")
     axes.set_xlim(0, 1.22)
     axes.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
     axes.tick_params(axis="y", length=0)
@@ -130,30 +138,32 @@ def _latency_bars(axes: "Axes", ms: list[float], whiskers: list[float], title: s
 
 
 def table(report: Report) -> "Figure | None":
-    """The latency table: a row of panels for each workload point, a column for each kind of block."""
-    points = report.table_points
+    """The latency table: at each workload point, two panels in a row, one for each curve."""
+    points, signature = report.table_points, report.signature
     if not points:
         return None
-    figure = _figure(0.3 + 2.0 * len(points))
-    grid = figure.subplots(len(points), len(KINDS), sharex="col", squeeze=False)
-    for row, point in zip(grid, points, strict=True):
-        for kind, axes in zip(KINDS, row, strict=True):
-            curve = point.curves[kind]
-            axes.errorbar(
-                curve.widths, curve.ms, yerr=curve.standard_error_ms, color="#5b6169", linewidth=1.2, marker=".",
-                markersize=3, capsize=2, elinewidth=1,
-            )  # fmt: skip
-            chosen = sorted(Counter(report.widths[kind]).items())
-            axes.scatter(
-                [width for width, _ in chosen], [curve.at(width) for width, _ in chosen],
-                s=[20 + 160 * count / len(report.widths[kind]) for _, count in chosen],
-                facecolor=COLOURS[kind] + "55", edgecolor=COLOURS[kind], linewidth=1.2, zorder=3, clip_on=False,
-            )  # fmt: skip
-            axes.set_title(f"{_title(kind)}, {point.point}")
-            axes.set_ylim(0, 1.12 * max(curve.ms) or 1.0)
-    for kind, axes in zip(KINDS, grid[-1], strict=True):
-        axes.set_xlabel(f"{UNITS[kind]} kept")
+    panels = [(point, curve) for point in points for curve in signature.curves]
+    figure = _figure(0.3 + 2.0 * -(-len(panels) // COLUMNS))
+    grid = figure.subplots(-(-len(panels) // COLUMNS), COLUMNS, squeeze=False)
+    for (point, name), axes in zip(panels, grid.flat, strict=False):
+        curve, kind = point.curve(name), signature.curves[name].kind
+        axes.errorbar(
+            curve.widths, curve.ms, yerr=curve.standard_error_ms, color="#5b6169", linewidth=1.2, marker=".",
+            markersize=3, capsize=2, elinewidth=1,
+        )  # fmt: skip
+        kept = [width for key, width in report.widths.items() if signature.blocks[key] == name]
+        chosen, colour = sorted(Counter(kept).items()), COLOURS.get(kind, OTHER_COLOUR)
+        axes.scatter(
+            [width for width, _ in chosen], [curve.at(width) for width, _ in chosen],
+            s=[20 + 160 * count / len(kept) for _, count in chosen],
+            facecolor=colour + "55", edgecolor=colour, linewidth=1.2, zorder=3, clip_on=False,
+        )  # fmt: skip
+        axes.set_title(f"{_title(name)}, {point.point}")
+        axes.set_ylim(0, 1.12 * max(curve.ms) or 1.0)
+        axes.set_xlabel(f"{UNITS.get(kind, 'units')} kept")
         axes.locator_params(axis="x", integer=True)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_visible(False)
     for axes in grid[:, 0]:
         axes.set_ylabel("ms of one block")
     return figure
@@ -190,8 +200,8 @@ def stages(report: Report) -> "Figure | None":
 FIGURES = {"widths": widths, "latency": latency, "table": table, "stages": stages}
 
 
-def _title(kind: Kind) -> str:
-    return "FFN" if kind == "ffn" else kind.capitalize()
+def _title(name: str) -> str:
+    return name.capitalize().replace("Ffn", "FFN")
 
 
 def _figure(height: float) -> "Figure":

@@ -25,8 +25,8 @@ def render(report: Report) -> str:
         report=report,
         used=None if report.limit_ms is None else report.latency_pruned.ms / report.limit_ms,
         rounds=rounds(report),
-        vanished=sum(width == 0 for widths in report.widths.values() for width in widths),
-        blocks=sum(len(widths) for widths in report.widths.values()),
+        vanished=sum(width == 0 for width in report.widths.values()),
+        blocks=len(report.widths),
         # safe as they are: matplotlib escapes what it writes
         figures={name: Markup(svg) for name, svg in figures_of(report).items()},
     )

@@ -8,8 +8,8 @@ from prune2deploy.budget import Budget
 from prune2deploy.config import WorkloadPoint
 from prune2deploy.files import Record
 from prune2deploy.models.checkpoint import FitRound, StageResult
-from prune2deploy.models.family import Kind, ModelSignature
-from prune2deploy.profiling.table import PointTable
+from prune2deploy.models.signature import Signature
+from prune2deploy.models.table import PointTable
 from prune2deploy.runtimes.base import DeviceInfo, RuntimeInfo
 
 
@@ -62,7 +62,7 @@ class Numerics(Record):
 class Report(Record):
     """The report of one package. `headline` is its first line and names whatever failed."""
 
-    schema_version: int = Field(1, ge=1, le=1)
+    schema_version: int = Field(2, ge=2, le=2)
     verdict: Literal["passed", "failed"]
     headline: str
     name: str
@@ -74,9 +74,8 @@ class Report(Record):
     budget: Budget
     limit_ms: float | None = Field(None, description="the budget in milliseconds; None for a FLOPs budget")
     checks: list[Check]
-    signature: ModelSignature
-    widths: dict[Kind, list[int]] = Field(description="kept units per layer")
-    dense_widths: dict[Kind, int]
+    signature: Signature
+    widths: dict[str, int] = Field(description="kept units of every block, in forward order")
     parameters_dense: int
     parameters_pruned: int
     onnx_bytes_dense: int

@@ -23,17 +23,17 @@ def to_onnx(
     inputs: "Mapping[str, torch.Tensor]",
     axes: Mapping[str, Mapping[int, str]],
     limits: Mapping[str, int],
-    output: str,
+    outputs: list[str],
     path: Path,
 ) -> None:
-    """Export `module(inputs=inputs)`, which returns one tensor, to `path`.
+    """Export `module(inputs=inputs)`, which returns a tuple of tensors, to `path`.
 
     Args:
         module: in evaluation mode.
         inputs: example inputs by name, in the order of the graph's inputs; free axes should be larger than 1.
         axes: per input, the axes that stay free and their names.
         limits: the largest size of each named axis that the model can take.
-        output: the name of the output.
+        outputs: the names of the outputs.
         path: the file to write; it is complete or absent.
 
     Raises:
@@ -44,10 +44,10 @@ def to_onnx(
 
     dims = {name: torch.export.Dim(name, min=1, max=limit) for name, limit in limits.items()}
     dynamic = {name: {axis: dims[dim] for axis, dim in axes.get(name, {}).items()} for name in inputs}
-    with _quiet():
+    with _quiet(), torch.no_grad():  # with gradients on, some attention code does not decompose
         program = torch.onnx.export(
             module, (), kwargs={"inputs": dict(inputs)}, dynamic_shapes={"inputs": dynamic}, input_names=list(inputs),
-            output_names=[output], opset_version=OPSET, dynamo=True, verbose=False,
+            output_names=outputs, opset_version=OPSET, dynamo=True, verbose=False,
         )
         assert program is not None
         graph = program.model_proto

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune2deploy.models.to_onnx import to_onnx
+from prune2deploy.graphs.to_onnx import to_onnx
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +17,7 @@ TRACE_BATCH, TRACE_LENGTH = 2, 8
 
 
 def logits_of(model: "PreTrainedModel") -> "nn.Module":
-    """`model` as a module from a dict of inputs to its logits, the form in which it is exported."""
+    """`model` as a module from a dict of inputs to a tuple of its logits, the form in which it is exported."""
     from torch import nn
 
     class Logits(nn.Module):
@@ -25,8 +25,8 @@ def logits_of(model: "PreTrainedModel") -> "nn.Module":
             super().__init__()
             self.model = model
 
-        def forward(self, inputs: "dict[str, torch.Tensor]") -> "torch.Tensor":
-            return self.model(**inputs).logits
+        def forward(self, inputs: "dict[str, torch.Tensor]") -> "tuple[torch.Tensor, ...]":
+            return (self.model(**inputs).logits,)
 
     return Logits().eval()
 
@@ -38,7 +38,7 @@ def export_onnx(model: "PreTrainedModel", task: "Task", path: Path) -> None:
     axes = task.dynamic_axes()
     example = task.synthetic_inputs(TRACE_BATCH, TRACE_LENGTH)
     inputs = {name: torch.from_numpy(example[name]) for name in axes}
-    to_onnx(logits_of(model), inputs, axes, task.axis_limits(), OUTPUT, path)
+    to_onnx(logits_of(model), inputs, axes, task.axis_limits(), [OUTPUT], path)
 
 
 def dense_onnx(model: "PreTrainedModel", task: "Task", directory: Path, digest: str) -> Path:

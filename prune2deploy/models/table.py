@@ -1,15 +1,17 @@
 """The latency table: its file format, its look-ups and the checks it must pass."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from prune2deploy.config import Target, WorkloadPoint
 from prune2deploy.errors import InputError, UnstableMeasurementError
 from prune2deploy.files import Record, read_record
-from prune2deploy.models.family import KINDS, Block, Kind, ModelSignature
-from prune2deploy.models.plan import Plan
+from prune2deploy.models.block import Block
+from prune2deploy.models.signature import Signature
 from prune2deploy.runtimes.base import DeviceInfo, RuntimeInfo
 from prune2deploy.runtimes.nvml import GpuState
 
@@ -17,8 +19,13 @@ ERROR_LIMIT = 0.05  # median prediction error on unseen plans that a table may h
 
 
 class Curve(Record):
-    """Milliseconds that one block adds at each measured width; width 0 adds nothing."""
+    """Milliseconds that one run of a block adds at each measured width; width 0 adds nothing.
 
+    `tokens`: the share of the tokens that goes through it.
+    """
+
+    precision: str = "fp32"
+    tokens: float = Field(1.0, gt=0, le=1)
     widths: list[int] = Field(min_length=2)
     ms: list[float] = Field(min_length=2)
     standard_error_ms: list[float] = Field(min_length=2)
@@ -39,27 +46,44 @@ class Curve(Record):
 
 
 class PointTable(Record):
-    """The curves of one workload point."""
+    """The curves of one workload point, those of one name for each choice of precision and share of tokens.
+
+    `change_ms`: what a change of precision between neighbours costs, by both ("fp32>int8").
+    """
 
     point: WorkloadPoint
     fixed_ms: float = Field(gt=0, description="everything that cannot be pruned, fitted on whole models")
     fixed_alone_ms: float = Field(gt=0, description="the model with every block removed, measured alone")
     dense_ms: float = Field(gt=0, description="the dense model, measured")
     block_scale: float = Field(gt=0, description="what the stacks' block times were multiplied by to fit whole models")
-    curves: dict[Kind, Curve]
+    curves: dict[str, list[Curve]]
+    change_ms: dict[str, float] = Field(default_factory=dict)
+
+    @field_validator("curves", mode="before")
+    @classmethod
+    def _of_version_1(cls, curves: Any) -> Any:
+        if not isinstance(curves, dict):
+            return curves
+        return {name: found if isinstance(found, list) else [found] for name, found in curves.items()}
 
     @model_validator(mode="after")
     def _complete(self) -> "PointTable":
-        if set(self.curves) != set(KINDS):
-            raise ValueError("one curve for each of: " + ", ".join(KINDS))
+        for name, curves in self.curves.items():
+            choices = [(curve.precision, curve.tokens) for curve in curves]
+            if not choices or len(set(choices)) < len(choices):
+                raise ValueError(f"one curve of {name} for each precision and share of tokens")
         return self
+
+    def curve(self, name: str) -> Curve:
+        """The curve of that name, in the table's own precision and for all tokens."""
+        return self.curves[name][0]
 
 
 class PlanCheck(Record):
     """Prediction against measurement for a plan that the table was not fitted on."""
 
     point: str
-    widths: dict[Kind, list[int]]
+    widths: dict[str, list[int]]
     predicted_ms: float
     measured_ms: float
     error: float
@@ -68,8 +92,8 @@ class PlanCheck(Record):
 class LatencyTable(Record):
     """`profiles/<device>/<model signature>.<runtime>.<precision>.json`."""
 
-    schema_version: int = Field(1, ge=1, le=1)
-    signature: ModelSignature
+    schema_version: int = Field(2, ge=1, le=2)
+    signature: Signature
     device: DeviceInfo
     runtime: RuntimeInfo
     precision: str
@@ -83,21 +107,32 @@ class LatencyTable(Record):
     versions: dict[str, str]
     gpu: list[GpuState] = Field(default_factory=list, description="from before to after measuring; empty for a CPU")
 
+    @field_validator("schema_version")
+    @classmethod
+    def _newest(cls, version: int) -> int:
+        return 2  # what version 1 had is read as it is
+
     @model_validator(mode="after")
     def _reaches_full_width(self) -> "LatencyTable":
         for point in self.points:
-            for kind, units in (("attention", self.signature.kv_heads), ("ffn", self.signature.intermediate_size)):
-                if point.curves[kind].widths[-1] != units:  # type: ignore[index]
-                    raise ValueError(f"{point.point}: the {kind} curve does not end at the dense width {units}")
+            if set(point.curves) != set(self.signature.curves):
+                raise ValueError("one curve for each of: " + ", ".join(self.signature.curves))
+            for name, shape in self.signature.curves.items():
+                if any(curve.widths[-1] != shape.units for curve in point.curves[name]):
+                    raise ValueError(f"{point.point}: the {name} curve does not end at the dense width {shape.units}")
         return self
 
-    def widths(self, kind: Kind) -> list[int]:
-        """The widths that were measured for blocks of this kind (the same at every workload point)."""
-        return self.points[0].curves[kind].widths
+    def widths(self, curve: str) -> list[int]:
+        """The widths that were measured for blocks of this curve (the same at every workload point)."""
+        return self.points[0].curve(curve).widths
 
-    def block_ms(self, kind: Kind, width: int) -> float:
-        """Milliseconds that a block adds, averaged over the workload."""
-        return self._averaged([point.curves[kind].at(width) for point in self.points])
+    def run_ms(self, curve: str, width: int) -> float:
+        """Milliseconds that one run of a block adds, averaged over the workload."""
+        return self._averaged([point.curve(curve).at(width) for point in self.points])
+
+    def block_ms(self, block: Block, width: int) -> float:
+        """Milliseconds that `block` adds in a forward pass, averaged over the workload."""
+        return block.calls * self.run_ms(block.curve, width)
 
     @property
     def fixed_ms(self) -> float:
@@ -109,19 +144,18 @@ class LatencyTable(Record):
         """Measured milliseconds of the dense model, averaged over the workload."""
         return self._averaged([point.dense_ms for point in self.points])
 
-    def predict_ms(self, widths: dict[Block, int]) -> float:
-        """Milliseconds of the model with these widths, averaged over the workload."""
-        return self.fixed_ms + sum(self.block_ms(block.kind, width) for block, width in widths.items())
-
-    def predict_plan_ms(self, plan: Plan, blocks: list[Block]) -> float:
-        """Milliseconds of the model that `plan` leaves."""
-        return self.predict_ms(plan.widths(blocks))
+    def predict_ms(self, widths: Mapping[str, int]) -> float:
+        """Milliseconds of the model with these widths of its blocks, by key, averaged over the workload."""
+        return self.fixed_ms + sum(
+            self.signature.calls.get(key, 1) * self.run_ms(self.signature.blocks[key], width)
+            for key, width in widths.items()
+        )
 
     def _averaged(self, values: list[float]) -> float:
         return float(np.average(values, weights=[point.point.weight for point in self.points]))
 
 
-def table_path(profiles: Path, device: DeviceInfo, signature: ModelSignature, runtime: RuntimeInfo, precision: str) -> Path:
+def table_path(profiles: Path, device: DeviceInfo, signature: Signature, runtime: RuntimeInfo, precision: str) -> Path:
     """Where the table for this combination is kept."""
     provider = "" if device.kind == "gpu" else f"-{runtime.threads}t"
     return profiles / device.slug / f"{signature.name}.{runtime.name}{provider}.{precision}.json"
@@ -135,7 +169,7 @@ def read_table(path: Path) -> LatencyTable:
 
 
 def check_matches(
-    table: LatencyTable, where: Path, signature: ModelSignature, workload: list[WorkloadPoint], target: Target,
+    table: LatencyTable, where: Path, signature: Signature, workload: list[WorkloadPoint], target: Target,
     device: DeviceInfo | None, runtime: RuntimeInfo | None,
 ) -> LatencyTable:
     """`table` with the project's workload weights; raises InputError where it was made for something else.
@@ -184,18 +218,24 @@ def _differing(table: dict[str, str], run: dict[str, str]) -> tuple[str, str] | 
 def refuse_noisy(table: LatencyTable) -> None:
     """Raise UnstableMeasurementError where the table contradicts itself or does not predict whole models."""
     for point in table.points:
-        for kind, curve in point.curves.items():
-            for index in range(1, len(curve.widths)):
-                drop = curve.ms[index - 1] - curve.ms[index]
-                noise = 4 * float(np.hypot(curve.standard_error_ms[index - 1], curve.standard_error_ms[index]))
-                if drop > max(noise, 0.15 * curve.ms[index - 1]):
-                    raise UnstableMeasurementError(
-                        f"the table contradicts itself ({point.point}): {kind} at width {curve.widths[index - 1]} took "
-                        f"{curve.ms[index - 1]:.3g} ms and the wider {curve.widths[index]} only {curve.ms[index]:.3g} ms; "
-                        "run this again when the machine is quiet"
-                    )
+        for name, curves in point.curves.items():
+            for curve in curves:
+                _refuse_falling(curve, name, point.point)
     if table.median_error > ERROR_LIMIT:
         raise UnstableMeasurementError(
             f"the table does not predict whole models: over {len(table.checks)} random plans the median error is "
             f"{100 * table.median_error:.1f} % (limit {100 * ERROR_LIMIT:.0f} %); run this again when the machine is quiet"
         )
+
+
+def _refuse_falling(curve: Curve, name: str, point: WorkloadPoint) -> None:
+    """Raise UnstableMeasurementError where a wider block took clearly less time than a narrower one."""
+    for index in range(1, len(curve.widths)):
+        drop = curve.ms[index - 1] - curve.ms[index]
+        noise = 4 * float(np.hypot(curve.standard_error_ms[index - 1], curve.standard_error_ms[index]))
+        if drop > max(noise, 0.15 * curve.ms[index - 1]):
+            raise UnstableMeasurementError(
+                f"the table contradicts itself ({point}): {name} at width {curve.widths[index - 1]} took "
+                f"{curve.ms[index - 1]:.3g} ms and the wider {curve.widths[index]} only {curve.ms[index]:.3g} ms; "
+                "run this again when the machine is quiet"
+            )

@@ -1,0 +1,1 @@
+"""ONNX graphs: how they are exported, fused, given other weights and cast."""

@@ -1,0 +1,1 @@
+"""One file a family: where its blocks are. A file here is all that a new family needs."""

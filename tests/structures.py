@@ -1,0 +1,51 @@
+"""A tiny random model of every family there is a file of: odd sizes, so that a wrong axis cannot go unseen."""
+
+import torch
+from tiny import LABELS, SPECIAL, PIECES, WORDS, randomise
+from transformers import (
+    AlbertConfig,
+    BertConfig,
+    LlamaConfig,
+    ModernBertConfig,
+    ResNetConfig,
+    SwinConfig,
+    ViTConfig,
+)
+
+TEXT = {**LABELS, "vocab_size": len(SPECIAL) + len(WORDS) + len(PIECES), "max_position_embeddings": 32, "pad_token_id": 0}
+PLAIN = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+
+CONFIGURATIONS = {
+    "bert": BertConfig(**TEXT, **PLAIN),
+    "albert": AlbertConfig(**TEXT, **{**PLAIN, "num_hidden_layers": 4}, embedding_size=16, num_hidden_groups=2),
+    "modernbert": ModernBertConfig(
+        **TEXT, **PLAIN, local_attention=6, global_attn_every_n_layers=2, cls_token_id=2, sep_token_id=3, bos_token_id=2,
+        eos_token_id=3, reference_compile=False,
+    ),  # fmt: skip
+    "llama": LlamaConfig(**TEXT, **PLAIN, num_key_value_heads=2, bos_token_id=2, eos_token_id=3),
+    "vit": ViTConfig(**LABELS, **PLAIN, image_size=16, patch_size=4),
+    "swin": SwinConfig(
+        **LABELS, image_size=32, patch_size=2, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4, mlp_ratio=2.0
+    ),
+    "resnet": ResNetConfig(
+        **LABELS, embedding_size=8, hidden_sizes=[16, 24], depths=[2, 2], layer_type="bottleneck", image_size=32
+    ),
+}  # fmt: skip
+
+
+def model_of(family):
+    """A random model, its buffers (such as a batch norm's statistics) too."""
+    import transformers
+
+    from prune2deploy.models.family import families
+
+    config = CONFIGURATIONS[family]
+    config.architectures = [next(iter(families()[family].heads))]
+    config._attn_implementation = "eager"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = randomise(getattr(transformers, config.architectures[0])(config))
+        for name, buffer in model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.uniform_(0.5, 1.5)
+    return model.requires_grad_(False)
