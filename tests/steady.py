@@ -30,7 +30,7 @@ def multiplied_bytes(onnx_file):
     """Bytes of the weights that matrix products read."""
     graph = onnx.load(onnx_file).graph
     sizes = {entry.name: numpy_helper.to_array(entry).nbytes for entry in graph.initializer}
-    used = {name for node in graph.node if node.op_type in ("MatMul", "Gemm", "FusedMatMul") for name in node.input}
+    used = {name for node in graph.node if node.op_type in ("MatMul", "Gemm", "FusedMatMul", "Conv", "FusedConv") for name in node.input}
     return sum(size for name, size in sizes.items() if name in used)
 
 

@@ -1,7 +1,7 @@
 """A tiny random model of every family there is a file of: odd sizes, so that a wrong axis cannot go unseen."""
 
 import torch
-from tiny import LABELS, SPECIAL, PIECES, WORDS, randomise
+from tiny import LABELS, PIECES, SPECIAL, WORDS, randomise, save_processor, save_tokenizer
 from transformers import (
     AlbertConfig,
     BertConfig,
@@ -15,6 +15,7 @@ from transformers import (
 TEXT = {**LABELS, "vocab_size": len(SPECIAL) + len(WORDS) + len(PIECES), "max_position_embeddings": 32, "pad_token_id": 0}
 PLAIN = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
 
+IMAGE = 32
 CONFIGURATIONS = {
     "bert": BertConfig(**TEXT, **PLAIN),
     "albert": AlbertConfig(**TEXT, **{**PLAIN, "num_hidden_layers": 4}, embedding_size=16, num_hidden_groups=2),
@@ -25,10 +26,10 @@ CONFIGURATIONS = {
     "llama": LlamaConfig(**TEXT, **PLAIN, num_key_value_heads=2, bos_token_id=2, eos_token_id=3),
     "vit": ViTConfig(**LABELS, **PLAIN, image_size=16, patch_size=4),
     "swin": SwinConfig(
-        **LABELS, image_size=32, patch_size=2, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4, mlp_ratio=2.0
+        **LABELS, image_size=IMAGE, patch_size=2, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4, mlp_ratio=2.0
     ),
     "resnet": ResNetConfig(
-        **LABELS, embedding_size=8, hidden_sizes=[16, 24], depths=[2, 2], layer_type="bottleneck", image_size=32
+        **LABELS, embedding_size=8, hidden_sizes=[16, 24], depths=[2, 2], layer_type="bottleneck"
     ),
 }  # fmt: skip
 
@@ -42,6 +43,8 @@ def model_of(family):
     config = CONFIGURATIONS[family]
     config.architectures = [next(iter(families()[family].heads))]
     config._attn_implementation = "eager"
+    if not is_text(family) and not hasattr(config, "image_size"):
+        config.image_size = [IMAGE, IMAGE]  # as its processor has it
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = randomise(getattr(transformers, config.architectures[0])(config))
@@ -49,3 +52,18 @@ def model_of(family):
             if name.endswith(("running_mean", "running_var")):
                 buffer.uniform_(0.5, 1.5)
     return model.requires_grad_(False)
+
+
+def is_text(family):
+    return hasattr(CONFIGURATIONS[family], "vocab_size")
+
+
+def save(family, directory):
+    """The model of `family` as a directory, with its tokenizer or image processor."""
+    model_of(family).save_pretrained(directory)
+    if is_text(family):
+        names = ["input_ids", *(["token_type_ids"] if family in ("bert", "albert") else []), "attention_mask"]
+        save_tokenizer(directory, names)
+    else:
+        save_processor(directory, CONFIGURATIONS[family].image_size if family == "vit" else IMAGE)
+    return directory

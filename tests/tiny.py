@@ -51,6 +51,11 @@ def save_bert(directory, **changes):
     defaults = {**SIZES, **LABELS, "vocab_size": len(vocabulary), "max_position_embeddings": 32}
     config = BertConfig(**{**defaults, **changes})
     randomise(BertForSequenceClassification(config)).save_pretrained(directory)
+    return save_tokenizer(directory, ["input_ids", "token_type_ids", "attention_mask"])
+
+
+def save_tokenizer(directory, input_names):
+    vocabulary = {piece: index for index, piece in enumerate((*SPECIAL, *WORDS, *PIECES))}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -62,7 +67,7 @@ def save_bert(directory, **changes):
         tokenizer_object=tokenizer, model_max_length=32, unk_token="[UNK]", sep_token="[SEP]",
         pad_token="[PAD]",
         cls_token="[CLS]", mask_token="[MASK]",
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        model_input_names=input_names,
     ).save_pretrained(directory)  # fmt: skip
     return directory
 
@@ -70,8 +75,12 @@ def save_bert(directory, **changes):
 def save_vit(directory):
     config = ViTConfig(**SIZES, **LABELS, image_size=16, patch_size=4)
     randomise(ViTForImageClassification(config)).save_pretrained(directory)
+    return save_processor(directory, 16)
+
+
+def save_processor(directory, size):
     processor = {
-        "image_processor_type": "ViTImageProcessor", "do_resize": True, "size": {"height": 16, "width": 16},
+        "image_processor_type": "ViTImageProcessor", "do_resize": True, "size": {"height": size, "width": size},
         "resample": 2, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
         "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
     }  # fmt: skip

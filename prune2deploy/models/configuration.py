@@ -66,6 +66,8 @@ def load_config(directory: Path) -> "PretrainedConfig":
         raise InputError(f"{path}: not usable as a {values['model_type']} configuration: {reason[:300]}") from None
     config.architectures = [_architecture(values, tuple(family.heads), path)]
     refuse_odd_sizes(config, family, path)
+    if hasattr(config, "num_channels") and not hasattr(config, "image_size"):
+        config.image_size = size_made(directory)
     names = label_names(values, path)
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
@@ -74,6 +76,22 @@ def load_config(directory: Path) -> "PretrainedConfig":
         if hasattr(config, name):
             setattr(config, name, value)
     return config
+
+
+def size_made(directory: Path) -> list[int]:
+    """Height and width of what the image processor in `directory` makes: a model of convolutions takes any.
+
+    Raises InputError where there is no processor that says so.
+    """
+    from PIL import Image
+
+    from prune2deploy.tasks.image_classification import load_processor
+
+    try:
+        made = load_processor(directory)(Image.new("RGB", (64, 64)), return_tensors="np")["pixel_values"]
+    except Exception as error:  # whatever a missing or broken file makes its parser raise
+        raise InputError(f"{directory}: no usable image processor says how large images are: {reason_of(error)}") from None
+    return list(made.shape[-2:])
 
 
 def read_config(directory: Path) -> tuple[Path, dict[str, Any]]:

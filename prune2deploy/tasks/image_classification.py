@@ -28,6 +28,13 @@ SETTINGS_FILES = ("preprocessor_config.json", "processor_config.json")
 IMAGE_NAMES = ("image", "img", "pixel_values")
 
 
+def load_processor(model_dir: Path) -> Any:
+    """The image processor that is saved in `model_dir`; raises whatever transformers raises."""
+    from transformers import AutoImageProcessor
+
+    return AutoImageProcessor.from_pretrained(model_dir, backend="pil", trust_remote_code=False)
+
+
 class ImageSamples(Samples):
     """Images, decoded and preprocessed when a batch needs them: thousands would not fit into memory.
 
@@ -109,8 +116,6 @@ class ImageClassification(Classification):
     @functools.cached_property
     def processor(self) -> Any:
         """The model's own image processor; raises InputError where there is none, or images are not in colour."""
-        from transformers import AutoImageProcessor
-
         if self.config.num_channels != 3:
             raise InputError(
                 f"{self.model_dir}: num_channels is {self.config.num_channels}, and transformers' pipeline, like our "
@@ -122,7 +127,7 @@ class ImageClassification(Classification):
                 "copy it from the model that this one was fine-tuned from"
             )
         try:
-            return AutoImageProcessor.from_pretrained(self.model_dir, backend="pil", trust_remote_code=False)
+            return load_processor(self.model_dir)
         except Exception as error:  # whatever a broken file makes its parser raise
             raise InputError(f"{self.settings_file}: {reason_of(error)}") from None
 

@@ -43,6 +43,6 @@ FAMILY = Family(
     blocks=blocks,
     fixed=lambda config: {
         "hidden_size": config.hidden_sizes[0], "activation": config.hidden_act, "norm": "batch", "layer": config.layer_type,
-        "stem": config.embedding_size, "outputs": config.num_labels,
+        "input": "i" + "x".join(map(str, config.image_size)), "stem": config.embedding_size, "outputs": config.num_labels,
     },
 )  # fmt: skip
