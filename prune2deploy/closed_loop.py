@@ -15,8 +15,8 @@ from prune2deploy.models.table import check_matches, read_table, table_path
 from prune2deploy.profiling.stage import profile
 from prune2deploy.progress import Progress
 from prune2deploy.pruning.fastest import SLOWEST, fastest
-from prune2deploy.pruning.fit import AIM
-from prune2deploy.pruning.registry import DEFAULT_METHOD
+from prune2deploy.pruning.methods.registry import DEFAULT_METHOD
+from prune2deploy.pruning.search.fit import AIM
 from prune2deploy.pruning.shelf import Shelf
 from prune2deploy.pruning.workbench import Workbench
 from prune2deploy.repository.manifest import entry_name

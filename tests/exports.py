@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from prune2deploy.files import replacing
-from prune2deploy.models import onnx_model
+from prune2deploy.graphs import onnx_model
 from prune2deploy.profiling import stacks
 
 FOLDER = "PRUNE2DEPLOY_TESTS_EXPORTS"  # the environment variable that names where they are kept
@@ -23,13 +23,13 @@ def share(patch):
 
 
 def exported_once(to_onnx):
-    def export(module, inputs, axes, limits, output, path):
-        kept = Path(os.environ[FOLDER]) / digest(module, inputs, axes, limits, output)
+    def export(module, inputs, axes, limits, outputs, path):
+        kept = Path(os.environ[FOLDER]) / digest(module, inputs, axes, limits, outputs)
         if kept.exists():
             with replacing(path) as partial:
                 shutil.copyfile(kept, partial)
             return
-        to_onnx(module, inputs, axes, limits, output, path)
+        to_onnx(module, inputs, axes, limits, outputs, path)
         with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as copy:  # another process may be at the same one
             copy.write(path.read_bytes())
         Path(copy.name).replace(kept)
@@ -37,7 +37,7 @@ def exported_once(to_onnx):
     return export
 
 
-def digest(module, inputs, axes, limits, output):
+def digest(module, inputs, axes, limits, outputs):
     """Of all that a graph depends on."""
     shapes = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in inputs.items()}
     settings = [
@@ -46,7 +46,7 @@ def digest(module, inputs, axes, limits, output):
         for key, value in sorted(vars(each).items())
         if isinstance(value, bool | int | float | str)
     ]
-    found = hashlib.sha256(repr((str(module), settings, shapes, axes, limits, output)).encode())
+    found = hashlib.sha256(repr((str(module), settings, shapes, axes, limits, outputs)).encode())
     for name, tensor in module.state_dict().items():
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + tensor.numpy().tobytes())
     return found.hexdigest()

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from steady import SteadyEngine, answer, cli, refused
 
-from prune2deploy.profiling.table import LatencyTable
+from prune2deploy.models.table import LatencyTable
 from prune2deploy.repository.triton import parse_config
 from prune2deploy.runtimes import nvml, trt
 from prune2deploy.runtimes.base import DeviceInfo

@@ -15,7 +15,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from steady import answer, cli, files_in, refused
 
-from prune2deploy.pruning import moments
+from prune2deploy.pruning.statistics import moments
 
 pytest_plugins = ("made",)
 

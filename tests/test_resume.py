@@ -13,8 +13,8 @@ from steady import BLOCKS, CANDIDATE, answer, cli, files_in, refused, rewrite
 
 from prune2deploy import closed_loop
 from prune2deploy.models.checkpoint import PLAN_FILE
-from prune2deploy.pruning import moments
 from prune2deploy.pruning import workbench as pruning
+from prune2deploy.pruning.statistics import moments
 from prune2deploy.pruning.workbench import Workbench
 
 pytest_plugins = ("made",)
@@ -132,7 +132,7 @@ def test_run_measures_anew_where_the_table_is_of_another_machine(work, clock):
 
 
 def test_profile_stopped_after_its_graphs_does_not_export_them_again(unprofiled, clock, monkeypatch):
-    from prune2deploy.models import onnx_model
+    from prune2deploy.graphs import onnx_model
     from prune2deploy.profiling import stacks
     from prune2deploy.profiling import stage as profiling
 

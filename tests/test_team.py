@@ -12,12 +12,12 @@ import pytest
 from safetensors.numpy import load_file
 from steady import answer, cli, refused
 
-from prune2deploy.pruning import calibrate
+from prune2deploy.pruning.statistics import calibrate
 
 pytest_plugins = ("made",)
 
 PROGRAM = """
-from prune2deploy.pruning import calibrate
+from prune2deploy.pruning.statistics import calibrate
 calibrate.BATCH = {batch}
 from prune2deploy.cli import main
 main()

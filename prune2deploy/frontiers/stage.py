@@ -14,8 +14,8 @@ from prune2deploy.models.checkpoint import PrunedRecord, read_pruned_record
 from prune2deploy.models.table import LatencyTable
 from prune2deploy.progress import Progress
 from prune2deploy.provenance import versions
-from prune2deploy.pruning.fit import highest_speedup
-from prune2deploy.pruning.registry import DEFAULT_METHOD
+from prune2deploy.pruning.methods.registry import DEFAULT_METHOD
+from prune2deploy.pruning.search.fit import highest_speedup
 from prune2deploy.pruning.shelf import Shelf
 from prune2deploy.pruning.workbench import Workbench
 

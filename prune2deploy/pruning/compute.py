@@ -4,7 +4,7 @@ import os
 from typing import TYPE_CHECKING, Literal
 
 from prune2deploy.errors import InputError
-from prune2deploy.pruning.method import Method
+from prune2deploy.pruning.methods.method import Method
 
 if TYPE_CHECKING:
     import torch

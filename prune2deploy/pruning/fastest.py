@@ -6,7 +6,7 @@ from pathlib import Path
 from prune2deploy.budget import Budget, refuse_silly_loss
 from prune2deploy.errors import CheckFailedError
 from prune2deploy.models.checkpoint import load
-from prune2deploy.pruning.fit import highest_speedup
+from prune2deploy.pruning.search.fit import highest_speedup
 from prune2deploy.pruning.shelf import Shelf
 from prune2deploy.pruning.workbench import HELD_OUT, Workbench
 from prune2deploy.tasks.predict import outputs_of, score_of, score_outputs, torch_run

@@ -12,8 +12,8 @@ from prune2deploy.models.checkpoint import StageResult
 from prune2deploy.models.logit_scale import scale_logits_
 from prune2deploy.models.surgery import running_shrunk
 from prune2deploy.progress import Progress
-from prune2deploy.pruning.method import State
-from prune2deploy.pruning.reconstruction_error import Reconstruction
+from prune2deploy.pruning.methods.method import State
+from prune2deploy.pruning.statistics.reconstruction_error import Reconstruction
 from prune2deploy.tasks.base import Samples, Task
 from prune2deploy.tasks.predict import outputs_of, score_of, score_outputs, torch_run
 

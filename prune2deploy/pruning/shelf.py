@@ -7,7 +7,7 @@ from pathlib import Path
 from prune2deploy.budget import Budget
 from prune2deploy.files import sha256_of
 from prune2deploy.models.checkpoint import read_pruned_record
-from prune2deploy.pruning.fit import AIM
+from prune2deploy.pruning.search.fit import AIM
 from prune2deploy.pruning.workbench import Workbench
 
 

@@ -10,7 +10,7 @@ from prune2deploy.files import refuse_existing, staged_directory
 from prune2deploy.models.checkpoint import PrunedRecord, read_pruned_record
 from prune2deploy.progress import Progress
 from prune2deploy.pruning.fastest import fastest
-from prune2deploy.pruning.registry import DEFAULT_METHOD, method_named
+from prune2deploy.pruning.methods.registry import DEFAULT_METHOD, method_named
 from prune2deploy.pruning.shelf import Shelf
 from prune2deploy.pruning.workbench import Workbench
 

@@ -30,14 +30,14 @@ from prune2deploy.models.signature import signature_of
 from prune2deploy.models.table import LatencyTable, check_matches, read_table, table_path
 from prune2deploy.progress import Progress
 from prune2deploy.provenance import versions
-from prune2deploy.pruning.calibrate import Calibration
 from prune2deploy.pruning.compute import compute_device
-from prune2deploy.pruning.costs import Costs, FlopCosts, LatencyCosts, macs_of
-from prune2deploy.pruning.fit import AIM, ROUNDS, Candidate, EngineBench, fit_to_engine, floor_of, refuse_silly
 from prune2deploy.pruning.judge import Stages, Stopwatch
-from prune2deploy.pruning.lengths import lengths_of
-from prune2deploy.pruning.method import Method, State, undoable
-from prune2deploy.pruning.registry import DEFAULT_METHOD, method_named
+from prune2deploy.pruning.methods.method import Method, State, undoable
+from prune2deploy.pruning.methods.registry import DEFAULT_METHOD, method_named
+from prune2deploy.pruning.search.costs import Costs, FlopCosts, LatencyCosts, macs_of
+from prune2deploy.pruning.search.fit import AIM, ROUNDS, Candidate, EngineBench, fit_to_engine, floor_of, refuse_silly
+from prune2deploy.pruning.statistics.calibrate import Calibration
+from prune2deploy.pruning.statistics.lengths import lengths_of
 from prune2deploy.runtimes.base import Shapes
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.tasks.base import Samples, Task, tensors

@@ -5,8 +5,8 @@ import pytest
 import tiny
 
 from prune2deploy.config import Target
-from prune2deploy.exporting.fuse import fuse
-from prune2deploy.models.onnx_model import export_onnx
+from prune2deploy.graphs.fuse import fuse
+from prune2deploy.graphs.onnx_model import export_onnx
 from prune2deploy.models.surgery import shrink_
 from prune2deploy.runtimes.ort import OnnxRuntime
 from prune2deploy.tasks.predict import outputs_of, torch_run

@@ -8,7 +8,7 @@ from steady import CANDIDATE, answer, cli, files_in, interrupted, refused
 import prune2deploy
 from prune2deploy.frontiers import stage
 from prune2deploy.models.checkpoint import read_pruned_record
-from prune2deploy.pruning import moments
+from prune2deploy.pruning.statistics import moments
 
 pytest_plugins = ("made",)
 

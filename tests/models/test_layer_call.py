@@ -1,6 +1,5 @@
 import pytest
 import torch
-
 from prune2deploy.models.layer_call import capture, resumed
 from prune2deploy.models.registry import layers_of
 

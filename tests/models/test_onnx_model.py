@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny import PLANS, loaded_task, plan_keeping, ragged
 
-from prune2deploy.models import onnx_model
-from prune2deploy.models.onnx_model import export_onnx, logits_of
-from prune2deploy.models.reweigh import Template
+from prune2deploy.graphs import onnx_model
+from prune2deploy.graphs.onnx_model import export_onnx, logits_of
+from prune2deploy.graphs.reweigh import Template
 from prune2deploy.models.surgery import shrink_
 
 SHAPES = {"bert": [(1, 1), (1, 5), (2, 8), (3, 32), (5, 2)], "vit": [(1, None), (2, None), (7, None)]}

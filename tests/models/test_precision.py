@@ -10,8 +10,8 @@ from onnx.reference import ReferenceEvaluator
 from tiny import PLANS, plan_keeping
 
 from prune2deploy.errors import CheckFailedError
-from prune2deploy.models.onnx_model import export_onnx
-from prune2deploy.models.precision import cast
+from prune2deploy.graphs.onnx_model import export_onnx
+from prune2deploy.graphs.precision import cast
 from prune2deploy.models.surgery import shrink_
 
 pytestmark = pytest.mark.usefixtures("shared_exports")

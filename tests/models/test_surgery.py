@@ -2,9 +2,9 @@ import copy
 
 import pytest
 import torch
+from prune2deploy.models.registry import blocks_of, family_of, layers_of, output_projection
 from tiny import PLANS, loaded_task, plan_keeping
 
-from prune2deploy.models.registry import blocks_of, family_of, layers_of, output_projection
 from prune2deploy.models.surgery import mask_, running_shrunk, scale_logits_, shrink_, silence_
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from prune2deploy.models.family import Block
+from prune2deploy.models.table import Curve
 from prune2deploy.profiling.additivity import (
     block_sum,
     fingerprint,
@@ -10,7 +11,6 @@ from prune2deploy.profiling.additivity import (
     scaled,
     widths_by_kind,
 )
-from prune2deploy.profiling.table import Curve
 
 SIZES = (("attention", 4, 8), ("ffn", 64, 1))
 BLOCKS = [Block(layer, *sizes) for layer in range(6) for sizes in SIZES]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from prune2deploy.profiling.table import read_table, refuse_noisy, table_path
+from prune2deploy.models.table import read_table, refuse_noisy, table_path
 
 SHIPPED = Path(__file__).parents[2] / "profiles"
 

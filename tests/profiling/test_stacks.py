@@ -4,11 +4,11 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from prune2deploy.models.layer_call import capture
+from prune2deploy.models.registry import blocks_of, layers_of
 from tiny import signature_of
 
-from prune2deploy.models.layer_call import capture
 from prune2deploy.models.plan import Plan
-from prune2deploy.models.registry import blocks_of, layers_of
 from prune2deploy.models.surgery import shrink_
 from prune2deploy.profiling import stacks as stacks_module
 from prune2deploy.profiling.stacks import Stacks

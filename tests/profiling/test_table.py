@@ -6,7 +6,7 @@ from prune2deploy.errors import InputError, UnstableMeasurementError
 from prune2deploy.files import write_record
 from prune2deploy.models.family import Block, ModelSignature
 from prune2deploy.models.plan import Plan
-from prune2deploy.profiling.table import (
+from prune2deploy.models.table import (
     Curve,
     LatencyTable,
     PlanCheck,

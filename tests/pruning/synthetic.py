@@ -2,15 +2,15 @@
 
 import numpy as np
 import torch
+from prune2deploy.models.registry import blocks_in
 
 from prune2deploy.config import WorkloadPoint
 from prune2deploy.models.family import ModelSignature
-from prune2deploy.models.registry import blocks_in
-from prune2deploy.profiling.table import Curve, LatencyTable, PointTable
+from prune2deploy.models.table import Curve, LatencyTable, PointTable
 from prune2deploy.progress import Progress
-from prune2deploy.pruning.calibrate import Calibration
-from prune2deploy.pruning.costs import Costs
-from prune2deploy.pruning.streams import BlockStatistics
+from prune2deploy.pruning.search.costs import Costs
+from prune2deploy.pruning.statistics.calibrate import Calibration
+from prune2deploy.pruning.statistics.streams import BlockStatistics
 from prune2deploy.runtimes.base import DeviceInfo, RuntimeInfo
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import synthetic
 import torch
+from prune2deploy.models.registry import output_projection
 
 from prune2deploy.errors import InputError
-from prune2deploy.models.registry import output_projection
-from prune2deploy.pruning import calibrate
-from prune2deploy.pruning.calibrate import fisher_information, mask_gradients
+from prune2deploy.pruning.statistics import calibrate
+from prune2deploy.pruning.statistics.calibrate import fisher_information, mask_gradients
 from prune2deploy.team import Team
 
 

@@ -7,19 +7,20 @@ import elsewhere
 import numpy as np
 import pytest
 import torch
+from prune2deploy.models.registry import family_of
 
 from prune2deploy.errors import InputError
 from prune2deploy.memory import store
-from prune2deploy.models.registry import family_of
 from prune2deploy.progress import Progress
-from prune2deploy.pruning import refit, removal
-from prune2deploy.pruning.calibrate import Calibration
 from prune2deploy.pruning.compute import compute_device
-from prune2deploy.pruning.costs import FlopCosts
 from prune2deploy.pruning.judge import Stages
-from prune2deploy.pruning.method import State, undoable
-from prune2deploy.pruning.ours import OursMethod
-from prune2deploy.pruning.registry import METHODS, method_named
+from prune2deploy.pruning.methods.method import State, undoable
+from prune2deploy.pruning.methods.ours import OursMethod
+from prune2deploy.pruning.methods.registry import METHODS, method_named
+from prune2deploy.pruning.recovery import refit
+from prune2deploy.pruning.search.costs import FlopCosts
+from prune2deploy.pruning.statistics import removal
+from prune2deploy.pruning.statistics.calibrate import Calibration
 from prune2deploy.pruning.workbench import shrunk_equal
 
 

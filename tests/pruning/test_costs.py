@@ -1,9 +1,9 @@
 import pytest
 import synthetic
+from prune2deploy.models.registry import blocks_in
 
 from prune2deploy.config import WorkloadPoint
-from prune2deploy.models.registry import blocks_in
-from prune2deploy.pruning.costs import FlopCosts, LatencyCosts
+from prune2deploy.pruning.search.costs import FlopCosts, LatencyCosts
 
 SIGNATURE = synthetic.signature(layers=3, heads=4, filters=64, hidden=32)
 TOKENS = 10.5

@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 import synthetic
+from prune2deploy.models.registry import blocks_in
 
 from prune2deploy.budget import Budget
 from prune2deploy.errors import CheckFailedError, InputError, UnreachableBudgetError
 from prune2deploy.models.plan import Plan
-from prune2deploy.models.registry import blocks_in
-from prune2deploy.pruning.costs import LatencyCosts
-from prune2deploy.pruning.fit import AIM, ROUNDS, fit_to_engine, floor_of, refuse_silly
-from prune2deploy.pruning.importance import fisher_importance
-from prune2deploy.pruning.search import choose_widths
+from prune2deploy.pruning.search.costs import LatencyCosts
+from prune2deploy.pruning.search.fit import AIM, ROUNDS, fit_to_engine, floor_of, refuse_silly
+from prune2deploy.pruning.search.knapsack import choose_widths
+from prune2deploy.pruning.statistics.importance import fisher_importance
 
 SIGNATURE = synthetic.signature(layers=6, heads=12, filters=1024, hidden=96)
 BLOCKS = blocks_in(SIGNATURE)

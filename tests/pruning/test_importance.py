@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from prune2deploy.models.family import Block
-from prune2deploy.pruning.importance import by_score, fisher_importance
+from prune2deploy.pruning.statistics.importance import by_score, fisher_importance
 
 BLOCK = Block(0, "ffn", 5, 1)
 OTHER = Block(0, "attention", 2, 8)

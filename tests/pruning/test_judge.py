@@ -9,7 +9,7 @@ from prune2deploy.errors import CheckFailedError
 from prune2deploy.models.surgery import mask_, scale_logits_
 from prune2deploy.progress import Progress
 from prune2deploy.pruning.judge import Stages, best_scale
-from prune2deploy.pruning.method import State
+from prune2deploy.pruning.methods.method import State
 from prune2deploy.tasks.predict import outputs_of, torch_run
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import tiny
 import torch
-
 from prune2deploy.models.layer_call import capture
 from prune2deploy.models.registry import blocks_of, layers_of, output_projection
+
 from prune2deploy.models.surgery import mask_
-from prune2deploy.pruning.knowledge import HEADS, PREDICTIVE, REPRESENTATIONAL, TEMPERATURE, Watched, knowledge
+from prune2deploy.pruning.methods.knowledge import HEADS, PREDICTIVE, REPRESENTATIONAL, TEMPERATURE, Watched, knowledge
 
 SIZE = 5  # of a batch
 
@@ -81,7 +81,7 @@ def test_scores_are_those_of_masks_on_the_model_as_it_is(case, first):
 
 
 def test_on_the_dense_model_the_representation_alone_counts(case, monkeypatch):
-    import prune2deploy.pruning.knowledge as module
+    import prune2deploy.pruning.methods.knowledge as module
 
     blocks = blocks_of(case.model)
     both = found_by_knowledge(case, case.model, blocks)

@@ -5,16 +5,16 @@ import pytest
 import synthetic
 import tiny
 import torch
+from prune2deploy.models.registry import blocks_in, output_projection
 
-import prune2deploy.pruning.kwon as kwon
+import prune2deploy.pruning.methods.kwon as kwon
 from prune2deploy.errors import UnreachableBudgetError
 from prune2deploy.models.family import KINDS, Block
-from prune2deploy.models.registry import blocks_in, output_projection
 from prune2deploy.models.surgery import columns_of
-from prune2deploy.pruning.costs import FlopCosts, LatencyCosts
-from prune2deploy.pruning.kwon import KwonMethod, LinearCost, fit_cost, global_search, lsmr_scales, mini_batch_fisher
-from prune2deploy.pruning.method import State
-from prune2deploy.pruning.streams import lengths_of
+from prune2deploy.pruning.methods.kwon import KwonMethod, LinearCost, fit_cost, global_search, lsmr_scales, mini_batch_fisher
+from prune2deploy.pruning.methods.method import State
+from prune2deploy.pruning.search.costs import FlopCosts, LatencyCosts
+from prune2deploy.pruning.statistics.streams import lengths_of
 
 TINY = synthetic.signature(layers=2, heads=2, filters=4, hidden=8)
 
@@ -159,7 +159,7 @@ def test_flops_are_linear_from_the_first_unit():
 
 
 def test_fisher_is_of_mini_batch_means(case, monkeypatch):
-    from prune2deploy.pruning.calibrate import mask_gradients
+    from prune2deploy.pruning.statistics.calibrate import mask_gradients
 
     monkeypatch.setattr(kwon, "MINI_BATCH", 5)
     calibration = synthetic.calibration(case, seed=3)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from prune2deploy.pruning.linear_algebra import STRIPE, add_square_, inverse_, mirror_, solve_
+from prune2deploy.pruning.statistics.linear_algebra import STRIPE, add_square_, inverse_, mirror_, solve_
 
 
 def symmetric(size, definite):

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import synthetic
+from prune2deploy.models.registry import blocks_of, layers_of
 
 from prune2deploy.errors import UnreachableBudgetError
-from prune2deploy.models.registry import blocks_of, layers_of
-from prune2deploy.pruning.costs import LatencyCosts
-from prune2deploy.pruning.magnitude import MagnitudeMethod, norm_shares
+from prune2deploy.pruning.methods.magnitude import MagnitudeMethod, norm_shares
+from prune2deploy.pruning.search.costs import LatencyCosts
 
 MODULES = {  # (producers, output projection) by family and kind
     ("bert", "attention"): (

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import synthetic
 import torch
+from prune2deploy.models.registry import output_projection
 
 from prune2deploy.errors import InputError
-from prune2deploy.models.registry import output_projection
-from prune2deploy.pruning.moments import CACHE, TEMPERATURE, UNIFORM, moments_of
+from prune2deploy.pruning.statistics.moments import CACHE, TEMPERATURE, UNIFORM, moments_of
 
 
 def sample_by_sample(calibration, block):

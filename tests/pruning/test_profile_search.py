@@ -7,17 +7,17 @@ import pytest
 import synthetic
 import tiny
 import torch
-
-import prune2deploy.pruning.profile_search as profile_search
-import prune2deploy.pruning.ziplm as ziplm
 from prune2deploy.models.registry import blocks_of, output_projection
+
+import prune2deploy.pruning.methods.ziplm as ziplm
+import prune2deploy.pruning.search.profile_search as profile_search
 from prune2deploy.models.surgery import columns_of
-from prune2deploy.pruning.costs import FlopCosts, LatencyCosts
-from prune2deploy.pruning.ours import OursMethod
-from prune2deploy.pruning.profile_search import CalibrationLoss
-from prune2deploy.pruning.removal import DAMPING
-from prune2deploy.pruning.search import choose_widths
-from prune2deploy.pruning.ziplm import ZipLmMethod
+from prune2deploy.pruning.methods.ours import OursMethod
+from prune2deploy.pruning.methods.ziplm import ZipLmMethod
+from prune2deploy.pruning.search.costs import FlopCosts, LatencyCosts
+from prune2deploy.pruning.search.knapsack import choose_widths
+from prune2deploy.pruning.search.profile_search import CalibrationLoss
+from prune2deploy.pruning.statistics.removal import DAMPING
 from prune2deploy.tasks.predict import outputs_of, torch_run
 
 TRIALS = 14

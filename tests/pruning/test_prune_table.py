@@ -3,14 +3,14 @@ import json
 import pytest
 import synthetic
 import tiny
+from prune2deploy.models.registry import blocks_in
 
 import prune2deploy.pruning.workbench as stage
 from prune2deploy.budget import Budget
 from prune2deploy.config import WorkloadPoint
 from prune2deploy.errors import InputError, UnreachableBudgetError
 from prune2deploy.files import write_record
-from prune2deploy.models.registry import blocks_in
-from prune2deploy.pruning.registry import METHODS
+from prune2deploy.pruning.methods.registry import METHODS
 from prune2deploy.pruning.stage import prune
 from prune2deploy.pruning.workbench import AWAY_MARGIN
 

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from prune2deploy.pruning.rearrange import SMALLEST_GAIN, rearrange
+from prune2deploy.pruning.recovery.rearrange import SMALLEST_GAIN, rearrange
 
 
 def semi_definite(units, seed, rank=None, dtype=np.float64):

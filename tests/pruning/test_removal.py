@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from prune2deploy.pruning import removal
-from prune2deploy.pruning.removal import DAMPING
+from prune2deploy.pruning.statistics import removal
+from prune2deploy.pruning.statistics.removal import DAMPING
 
 
 def made_up(units, size, outputs=5, seed=0):

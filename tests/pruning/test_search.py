@@ -3,12 +3,12 @@ import itertools
 import numpy as np
 import pytest
 import synthetic
+from prune2deploy.models.registry import blocks_in
 
 from prune2deploy.errors import UnreachableBudgetError
-from prune2deploy.models.registry import blocks_in
-from prune2deploy.pruning.costs import LatencyCosts
-from prune2deploy.pruning.importance import fisher_importance
-from prune2deploy.pruning.search import Choices, choose_widths, knapsack
+from prune2deploy.pruning.search.costs import LatencyCosts
+from prune2deploy.pruning.search.knapsack import Choices, choose_widths, knapsack
+from prune2deploy.pruning.statistics.importance import fisher_importance
 
 
 def random_case(seed):

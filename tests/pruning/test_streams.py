@@ -5,12 +5,12 @@ import pytest
 import synthetic
 import tiny
 import torch
-
 from prune2deploy.models.registry import blocks_of, layers_of, output_projection
+
 from prune2deploy.models.surgery import columns_of, mask_
-from prune2deploy.pruning import streams as streams_module
-from prune2deploy.pruning.refit import ridge
-from prune2deploy.pruning.streams import Reconstruction, Streams, lengths_of
+from prune2deploy.pruning.recovery.refit import ridge
+from prune2deploy.pruning.statistics import streams as streams_module
+from prune2deploy.pruning.statistics.streams import Reconstruction, Streams, lengths_of
 
 ENTRIES = {  # the module whose input the block's output is added to
     ("bert", "attention"): "attention.self.query", ("bert", "ffn"): "intermediate.dense",

@@ -3,12 +3,12 @@ import pytest
 import synthetic
 import tiny
 import torch
-
 from prune2deploy.models.registry import blocks_of, output_projection
+
 from prune2deploy.models.surgery import columns_of
-from prune2deploy.pruning.method import State
-from prune2deploy.pruning.removal import DAMPING
-from prune2deploy.pruning.ziplm import ZipLmMethod
+from prune2deploy.pruning.methods.method import State
+from prune2deploy.pruning.methods.ziplm import ZipLmMethod
+from prune2deploy.pruning.statistics.removal import DAMPING
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tiny import PLANS, plan_keeping
 
 from prune2deploy.config import Target, TensorRtSettings, WorkloadPoint
 from prune2deploy.errors import InputError
-from prune2deploy.models.onnx_model import export_onnx
+from prune2deploy.graphs.onnx_model import export_onnx
 from prune2deploy.models.surgery import shrink_
 from prune2deploy.runtimes import trt as module
 from prune2deploy.runtimes.base import Shapes

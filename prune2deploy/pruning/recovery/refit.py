@@ -11,9 +11,9 @@ from prune2deploy.models.block import Block, columns_of
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.projection import Projection
 from prune2deploy.progress import Progress
-from prune2deploy.pruning.block_statistics import BlockStatistics
-from prune2deploy.pruning.linear_algebra import solve_
-from prune2deploy.pruning.tuning import walk, write_columns
+from prune2deploy.pruning.recovery.tuning import walk, write_columns
+from prune2deploy.pruning.statistics.block_statistics import BlockStatistics
+from prune2deploy.pruning.statistics.linear_algebra import solve_
 from prune2deploy.tasks.base import Samples
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ import numpy as np
 from prune2deploy.models.block import Block
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.signature import Signature
-from prune2deploy.pruning.calibrate import Calibration
-from prune2deploy.pruning.costs import Costs
-from prune2deploy.pruning.importance import Importance
-from prune2deploy.pruning.search import plan_within
+from prune2deploy.pruning.search.costs import Costs
+from prune2deploy.pruning.search.knapsack import plan_within
+from prune2deploy.pruning.statistics.calibrate import Calibration
+from prune2deploy.pruning.statistics.importance import Importance
 from prune2deploy.tasks.predict import outputs_of, torch_run
 
 if TYPE_CHECKING:

@@ -7,16 +7,16 @@ from prune2deploy.memory import give_back
 from prune2deploy.models.block import Block, columns_of
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.projection import output_projection
-from prune2deploy.pruning.calibrate import Calibration
-from prune2deploy.pruning.costs import Costs
-from prune2deploy.pruning.importance import Importance
-from prune2deploy.pruning.method import Method, State, Step
-from prune2deploy.pruning.moments import BlockMoments, moments_of
-from prune2deploy.pruning.profile_search import ProfileSearch
-from prune2deploy.pruning.reconstruction import reconstruct
-from prune2deploy.pruning.removal import damped, leave_, removal_curve
-from prune2deploy.pruning.selection import select_and_refit
-from prune2deploy.pruning.streams import Streams
+from prune2deploy.pruning.methods.method import Method, State, Step
+from prune2deploy.pruning.recovery.reconstruction import reconstruct
+from prune2deploy.pruning.recovery.selection import select_and_refit
+from prune2deploy.pruning.search.costs import Costs
+from prune2deploy.pruning.search.profile_search import ProfileSearch
+from prune2deploy.pruning.statistics.calibrate import Calibration
+from prune2deploy.pruning.statistics.importance import Importance
+from prune2deploy.pruning.statistics.moments import BlockMoments, moments_of
+from prune2deploy.pruning.statistics.removal import damped, leave_, removal_curve
+from prune2deploy.pruning.statistics.streams import Streams
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

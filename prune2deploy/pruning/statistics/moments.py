@@ -18,8 +18,8 @@ from prune2deploy.memory import give_back
 from prune2deploy.models.block import Block
 from prune2deploy.models.capture import in_model, passing
 from prune2deploy.models.projection import as_rows, output_projection, rows_in
-from prune2deploy.pruning.calibrate import Calibration, batch_generator
-from prune2deploy.pruning.linear_algebra import add_square_, mirror_
+from prune2deploy.pruning.statistics.calibrate import Calibration, batch_generator
+from prune2deploy.pruning.statistics.linear_algebra import add_square_, mirror_
 from prune2deploy.tasks.base import Batch
 from prune2deploy.team import team
 

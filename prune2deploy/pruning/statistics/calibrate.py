@@ -14,7 +14,7 @@ from prune2deploy.models.capture import in_model, passing
 from prune2deploy.models.family import blocks_of
 from prune2deploy.models.projection import output_projection, times
 from prune2deploy.progress import Progress
-from prune2deploy.pruning.streams import lengths_of
+from prune2deploy.pruning.statistics.streams import lengths_of
 from prune2deploy.tasks.base import Batch, Samples, Task, grouped
 from prune2deploy.team import team
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from prune2deploy.models.block import Block, columns_of
 from prune2deploy.models.projection import Projection, output_projection
 from prune2deploy.models.surgery import mask_block_
-from prune2deploy.pruning.block_statistics import BlockStatistics
-from prune2deploy.pruning.refit import fit_columns, ridge
-from prune2deploy.pruning.removal import removal_curve
-from prune2deploy.pruning.streams import Streams
+from prune2deploy.pruning.recovery.refit import fit_columns, ridge
+from prune2deploy.pruning.statistics.block_statistics import BlockStatistics
+from prune2deploy.pruning.statistics.removal import removal_curve
+from prune2deploy.pruning.statistics.streams import Streams
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,13 +20,13 @@ from prune2deploy.models.block import Block, columns_of
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.projection import output_projection
 from prune2deploy.models.surgery import silence_
-from prune2deploy.pruning.calibrate import Calibration
-from prune2deploy.pruning.costs import Costs
-from prune2deploy.pruning.importance import Importance
-from prune2deploy.pruning.method import Method, State, Step
-from prune2deploy.pruning.moments import moments_of
-from prune2deploy.pruning.profile_search import ProfileSearch
-from prune2deploy.pruning.removal import damped, leave_, removal_curve
+from prune2deploy.pruning.methods.method import Method, State, Step
+from prune2deploy.pruning.search.costs import Costs
+from prune2deploy.pruning.search.profile_search import ProfileSearch
+from prune2deploy.pruning.statistics.calibrate import Calibration
+from prune2deploy.pruning.statistics.importance import Importance
+from prune2deploy.pruning.statistics.moments import moments_of
+from prune2deploy.pruning.statistics.removal import damped, leave_, removal_curve
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

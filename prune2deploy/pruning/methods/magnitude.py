@@ -14,11 +14,11 @@ from prune2deploy.models.block import Block
 from prune2deploy.models.family import layer_of
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.projection import as_matrix, modules_of
-from prune2deploy.pruning.calibrate import Calibration
-from prune2deploy.pruning.costs import Costs
-from prune2deploy.pruning.importance import by_score
-from prune2deploy.pruning.method import Method, Step
-from prune2deploy.pruning.search import plan_within
+from prune2deploy.pruning.methods.method import Method, Step
+from prune2deploy.pruning.search.costs import Costs
+from prune2deploy.pruning.search.knapsack import plan_within
+from prune2deploy.pruning.statistics.calibrate import Calibration
+from prune2deploy.pruning.statistics.importance import by_score
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -24,15 +24,15 @@ from prune2deploy.models.block import Block, columns_of
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.projection import Projection, output_projection
 from prune2deploy.models.surgery import silence_
-from prune2deploy.pruning.block_statistics import BlockStatistics
-from prune2deploy.pruning.calibrate import Calibration
-from prune2deploy.pruning.costs import Costs
-from prune2deploy.pruning.knowledge import Watched, knowledge
-from prune2deploy.pruning.kwon import LinearCost, fit_cost
-from prune2deploy.pruning.lengths import thinned
-from prune2deploy.pruning.method import Method, State, Step
-from prune2deploy.pruning.streams import Streams
-from prune2deploy.pruning.tuning import walk
+from prune2deploy.pruning.methods.knowledge import Watched, knowledge
+from prune2deploy.pruning.methods.kwon import LinearCost, fit_cost
+from prune2deploy.pruning.methods.method import Method, State, Step
+from prune2deploy.pruning.recovery.tuning import walk
+from prune2deploy.pruning.search.costs import Costs
+from prune2deploy.pruning.statistics.block_statistics import BlockStatistics
+from prune2deploy.pruning.statistics.calibrate import Calibration
+from prune2deploy.pruning.statistics.lengths import thinned
+from prune2deploy.pruning.statistics.streams import Streams
 from prune2deploy.tasks.predict import outputs_of, torch_run
 
 if TYPE_CHECKING:

@@ -23,11 +23,11 @@ import numpy as np
 from prune2deploy.models.block import Block, columns_of
 from prune2deploy.models.capture import in_model, passing, resumed, visits_of
 from prune2deploy.models.plan import Plan
-from prune2deploy.pruning.calibrate import Calibration
-from prune2deploy.pruning.costs import Costs
-from prune2deploy.pruning.kwon import global_plan
-from prune2deploy.pruning.lengths import lengths_of
-from prune2deploy.pruning.method import Method, Step
+from prune2deploy.pruning.methods.kwon import global_plan
+from prune2deploy.pruning.methods.method import Method, Step
+from prune2deploy.pruning.search.costs import Costs
+from prune2deploy.pruning.statistics.calibrate import Calibration
+from prune2deploy.pruning.statistics.lengths import lengths_of
 from prune2deploy.tasks.base import Samples
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prune2deploy.pruning.linear_algebra import add_square_, mirror_
+from prune2deploy.pruning.statistics.linear_algebra import add_square_, mirror_
 
 if TYPE_CHECKING:
     import torch

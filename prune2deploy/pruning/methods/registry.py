@@ -1,14 +1,14 @@
 """From a name to its method."""
 
 from prune2deploy.errors import InputError
-from prune2deploy.pruning.fisher import FisherMethod
-from prune2deploy.pruning.kprune import KPruneMethod
-from prune2deploy.pruning.kwon import KwonMethod
-from prune2deploy.pruning.magnitude import MagnitudeMethod
-from prune2deploy.pruning.method import Method
-from prune2deploy.pruning.optin import OptinMethod
-from prune2deploy.pruning.ours import OursMethod
-from prune2deploy.pruning.ziplm import ZipLmMethod
+from prune2deploy.pruning.methods.fisher import FisherMethod
+from prune2deploy.pruning.methods.kprune import KPruneMethod
+from prune2deploy.pruning.methods.kwon import KwonMethod
+from prune2deploy.pruning.methods.magnitude import MagnitudeMethod
+from prune2deploy.pruning.methods.method import Method
+from prune2deploy.pruning.methods.optin import OptinMethod
+from prune2deploy.pruning.methods.ours import OursMethod
+from prune2deploy.pruning.methods.ziplm import ZipLmMethod
 
 _ALL: tuple[type[Method], ...] = (
     OursMethod, FisherMethod, KwonMethod, ZipLmMethod, KPruneMethod, OptinMethod, MagnitudeMethod,

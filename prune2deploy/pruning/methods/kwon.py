@@ -17,12 +17,12 @@ from prune2deploy.models.block import Block, columns_of
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.projection import output_projection
 from prune2deploy.models.signature import Signature
-from prune2deploy.pruning.block_statistics import BlockStatistics
-from prune2deploy.pruning.calibrate import Calibration, mask_gradients
-from prune2deploy.pruning.costs import Costs, FlopCosts
-from prune2deploy.pruning.method import Method, State, Step
-from prune2deploy.pruning.rearrange import rearrange
-from prune2deploy.pruning.streams import Streams
+from prune2deploy.pruning.methods.method import Method, State, Step
+from prune2deploy.pruning.recovery.rearrange import rearrange
+from prune2deploy.pruning.search.costs import Costs, FlopCosts
+from prune2deploy.pruning.statistics.block_statistics import BlockStatistics
+from prune2deploy.pruning.statistics.calibrate import Calibration, mask_gradients
+from prune2deploy.pruning.statistics.streams import Streams
 
 KINDS = ("attention", "ffn")  # the two kinds of block that the search is about
 MINI_BATCH = 32

@@ -33,8 +33,8 @@ from prune2deploy.models.family import blocks_of, roots_of
 from prune2deploy.models.projection import as_rows, output_projection, rows_in
 from prune2deploy.models.signature import signature_of
 from prune2deploy.models.surgery import shrunk_layer, unmasked
-from prune2deploy.pruning.block_statistics import BlockStatistics, Sums
-from prune2deploy.pruning.lengths import lengths_of, thinned
+from prune2deploy.pruning.statistics.block_statistics import BlockStatistics, Sums
+from prune2deploy.pruning.statistics.lengths import lengths_of, thinned
 from prune2deploy.tasks.base import Samples, grouped
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from prune2deploy.errors import UnreachableBudgetError
 from prune2deploy.models.block import Block
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.signature import Signature
-from prune2deploy.pruning.costs import Costs
-from prune2deploy.pruning.importance import Importance
+from prune2deploy.pruning.search.costs import Costs
+from prune2deploy.pruning.statistics.importance import Importance
 
 BUCKETS = 20_000
 

@@ -15,7 +15,7 @@ from prune2deploy.models.family import layer_of
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.projection import modules_of
 from prune2deploy.models.surgery import shrunk_layer, write_back_
-from prune2deploy.pruning.streams import Streams
+from prune2deploy.pruning.statistics.streams import Streams
 
 if TYPE_CHECKING:
     import torch

@@ -9,8 +9,8 @@ from prune2deploy.models.block import Block, columns_of
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.projection import Projection, output_projection
 from prune2deploy.progress import Progress
-from prune2deploy.pruning.block_statistics import BlockStatistics
-from prune2deploy.pruning.streams import Streams
+from prune2deploy.pruning.statistics.block_statistics import BlockStatistics
+from prune2deploy.pruning.statistics.streams import Streams
 from prune2deploy.tasks.base import Samples
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import numpy as np
 
 from prune2deploy.models.block import columns_of
 from prune2deploy.models.projection import Projection
-from prune2deploy.pruning.importance import Importance
-from prune2deploy.pruning.linear_algebra import inverse_, solve_
+from prune2deploy.pruning.statistics.importance import Importance
+from prune2deploy.pruning.statistics.linear_algebra import inverse_, solve_
 
 if TYPE_CHECKING:
     import torch

@@ -9,8 +9,8 @@ from prune2deploy.memory import Spilled
 from prune2deploy.models.logit_scale import factor_of, set_factor_
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.signature import signature_of
-from prune2deploy.pruning.calibrate import Calibration
-from prune2deploy.pruning.costs import Costs
+from prune2deploy.pruning.search.costs import Costs
+from prune2deploy.pruning.statistics.calibrate import Calibration
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -1,14 +1,14 @@
 """Fisher pruning: Kwon et al. 2022 with per-sample gradients, an exact search, and a re-fit after mask tuning."""
 
 from prune2deploy.models.plan import Plan
-from prune2deploy.pruning.calibrate import Calibration, Fisher, fisher_information
-from prune2deploy.pruning.costs import Costs
-from prune2deploy.pruning.importance import fisher_importance
-from prune2deploy.pruning.method import Method, State, Step
-from prune2deploy.pruning.rearrange import rearrange
-from prune2deploy.pruning.refit import refit
-from prune2deploy.pruning.search import plan_within
-from prune2deploy.pruning.tuning import tune_masks
+from prune2deploy.pruning.methods.method import Method, State, Step
+from prune2deploy.pruning.recovery.rearrange import rearrange
+from prune2deploy.pruning.recovery.refit import refit
+from prune2deploy.pruning.recovery.tuning import tune_masks
+from prune2deploy.pruning.search.costs import Costs
+from prune2deploy.pruning.search.knapsack import plan_within
+from prune2deploy.pruning.statistics.calibrate import Calibration, Fisher, fisher_information
+from prune2deploy.pruning.statistics.importance import fisher_importance
 
 
 class FisherMethod(Method):

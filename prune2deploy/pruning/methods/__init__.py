@@ -1,0 +1,1 @@
+"""Pruning methods: ours, and the baselines that it is compared with."""
