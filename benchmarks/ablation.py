@@ -18,11 +18,11 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from accuracy_latency import project_parser, read_options
-from prune2deploy.models.registry import output_projection
 from torch import nn
 
 from prune2deploy.config import Project
 from prune2deploy.console import RichProgress
+from prune2deploy.models.projection import output_projection
 from prune2deploy.pruning.methods.method import State, Step
 from prune2deploy.pruning.methods.ours import OursMethod, curve_of
 from prune2deploy.pruning.recovery import reconstruction, selection
@@ -30,10 +30,10 @@ from prune2deploy.pruning.recovery import refit as refitting
 from prune2deploy.pruning.recovery.refit import refit
 from prune2deploy.pruning.recovery.tuning import write_columns
 from prune2deploy.pruning.search.costs import Costs, LatencyCosts
+from prune2deploy.pruning.statistics.block_statistics import BlockStatistics
 from prune2deploy.pruning.statistics.calibrate import Calibration, fisher_information
 from prune2deploy.pruning.statistics.importance import fisher_importance
 from prune2deploy.pruning.statistics.moments import BlockMoments, Moments, moments_of
-from prune2deploy.pruning.statistics.streams import BlockStatistics
 from prune2deploy.pruning.workbench import Workbench
 from prune2deploy.tasks.base import Batch
 from prune2deploy.tasks.predict import outputs_of, torch_run
@@ -99,7 +99,7 @@ class SharpPredictions(OursMethod):
     """Fisher information of the predictions as they are, not softened."""
 
     def __init__(self, calibration: Calibration):
-        with patch("prune2deploy.pruning.moments.TEMPERATURE", 1.0):
+        with patch("prune2deploy.pruning.statistics.moments.TEMPERATURE", 1.0):
             super().__init__(replace(calibration, cache=None))
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from unittest import mock
 
 from bert_base import random_bert
-from prune2deploy.models.registry import blocks_of, family_of
 from transformers import ViTImageProcessor
 
 from prune2deploy.config import Project, Target
 from prune2deploy.files import pretty_json, write_text
 from prune2deploy.graphs.onnx_model import export_onnx
 from prune2deploy.models.checkpoint import load_dense
+from prune2deploy.models.family import blocks_of, family_of
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.surgery import shrunk
 from prune2deploy.runtimes import trt

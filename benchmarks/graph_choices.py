@@ -13,13 +13,13 @@ from pathlib import Path
 
 import onnx
 import onnxruntime as ort
-from prune2deploy.models.registry import blocks_of, family_of
 
 from prune2deploy.config import Target
 from prune2deploy.graphs.fuse import fuse
 from prune2deploy.graphs.onnx_model import export_onnx
 from prune2deploy.initialise import init
 from prune2deploy.models.checkpoint import load_dense
+from prune2deploy.models.family import blocks_of, family_of
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.surgery import shrunk
 from prune2deploy.progress import Progress

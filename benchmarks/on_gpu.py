@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import torch
-from prune2deploy.models.registry import blocks_of, family_of
 from transformers import BertConfig, BertForSequenceClassification
 
 from prune2deploy.config import Project, project_from
@@ -21,6 +20,7 @@ from prune2deploy.console import RichProgress
 from prune2deploy.errors import Prune2DeployError
 from prune2deploy.graphs.onnx_model import export_onnx
 from prune2deploy.models.checkpoint import load_dense
+from prune2deploy.models.family import blocks_of, family_of
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.surgery import shrunk
 from prune2deploy.profiling.stage import profile

@@ -50,7 +50,7 @@ def model_of(family):
         model = randomise(getattr(transformers, config.architectures[0])(config))
         for name, buffer in model.named_buffers():
             if name.endswith(("running_mean", "running_var")):
-                buffer.uniform_(0.5, 1.5)
+                buffer.uniform_(*((-0.3, 0.3) if name.endswith("mean") else (0.2, 0.6)))
     return model.requires_grad_(False)
 
 

@@ -112,7 +112,7 @@ def test_report_says_what_was_reached(made):
 
 
 def blocks_by_kind(plan):
-    from prune2deploy.models.registry import blocks_in
+    from synthetic import blocks_in
 
     blocks = blocks_in(plan.signature)
     return {kind: [block for block in blocks if block.kind == kind] for kind in ("attention", "ffn")}

@@ -5,12 +5,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from prune2deploy.models.registry import blocks_of, family_of
 from tiny import PLANS, plan_keeping
 
 from prune2deploy.config import Target, TensorRtSettings, WorkloadPoint
 from prune2deploy.graphs.onnx_model import export_onnx
 from prune2deploy.graphs.onnx_nodes import modules_of
+from prune2deploy.models.family import blocks_of, family_of
 from prune2deploy.models.layer_times import OTHER, block_ms
 from prune2deploy.models.surgery import shrink_
 from prune2deploy.runtimes.base import Shapes

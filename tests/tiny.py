@@ -18,7 +18,7 @@ from transformers import (
 
 from prune2deploy.config import Project
 from prune2deploy.models.checkpoint import Provenance, load_dense
-from prune2deploy.models.family import blocks_of
+from prune2deploy.models.family import blocks_of, roots_of
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.signature import signature_of as signature_of_config
 from prune2deploy.tasks.registry import task_of
@@ -157,6 +157,10 @@ def loaded_task(project):
 
 def signature_of(model):
     return signature_of_config(model.config)
+
+
+def layers_of(model):
+    return [model.get_submodule(root) for root in roots_of(blocks_of(model))]
 
 
 def plan_keeping(model, kept):

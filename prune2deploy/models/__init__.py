@@ -1,5 +1,5 @@
 """Which parts of a model can be pruned, and how they are removed.
 
-To add a family, write one file that ends in a `Family` (`bert.py` is the shortest example) and name it in
-`registry.py`. Nothing outside this folder knows a family by name. The tests of this folder run over every family.
+To add a family, write one file of data in `families/` (`bert.py` is the shortest example); nothing else names it. The
+tests of all families then run over it, and fail until it has a tiny configuration in `tests/structures.py`.
 """

@@ -23,6 +23,7 @@ class Family:
     heads: Mapping[str, str]  # the classes that are known: each with the path of its last projection
     blocks: Callable[[Any], list[Block]]  # of a configuration, in forward order; roots are paths in the base model
     fixed: Callable[[Any], dict[str, str | int]]  # what latency depends on beside the blocks: `hidden_size` and more
+    unused: tuple[str, ...] = ()  # patterns of weights that checkpoints have beside a classifier's, and that it does not use
     longest: Callable[[Any], int | None] = lambda config: getattr(config, "max_position_embeddings", None)
 
 

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from prune2deploy.errors import InputError
 from prune2deploy.files import refuse_missing
+from prune2deploy.models.family import family_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Weights that no answer depends on: buffers that are computed anew, and heads of the pretraining beside a classifier's.
-HARMLESS = re.compile(
-    r"(^|\.)position_ids$|(^|\.)embeddings\.(token_type_ids|mask_token)$|^cls\.(predictions|seq_relationship)\.|^vit\.pooler\."
-)
+# Buffers that no answer depends on: they are computed anew, or count what training did.
+HARMLESS = r"(^|\.)position_ids$|(^|\.)embeddings\.(token_type_ids|mask_token)$|\.num_batches_tracked$"
 VARIANT = re.compile(r"model\.[\w-]+(-\d{5}-of-\d{5})?\.safetensors")  # the same weights in another precision
 PREFIXES = {
     "module.": "torch's DataParallel: save model.module",
@@ -143,10 +142,11 @@ def refuse_unfit(model: "PreTrainedModel", loading: dict[str, Any], files: list[
         files: what it was loaded from.
         directory: of the model, for the message.
     """
-    stored = _stored(files)
+    harmless = re.compile("|".join([HARMLESS, *family_of(model.config).unused]))
+    stored = _stored(files, harmless)
     if odd := [f"{name} ({kind})" for name, kind in stored if kind not in REAL]:
         raise InputError(f"{directory}: {_some(odd)}: weights that are no floating point numbers; give the one from before")
-    unexpected = sorted(name for name in loading["unexpected_keys"] if not HARMLESS.search(name))
+    unexpected = sorted(name for name in loading["unexpected_keys"] if not harmless.search(name))
     missing = sorted(loading["missing_keys"])
     wrong = sorted((name, tuple(had), tuple(wants)) for name, had, wants in loading["mismatched_keys"])
     if unexpected:
@@ -168,14 +168,14 @@ def refuse_unfit(model: "PreTrainedModel", loading: dict[str, Any], files: list[
         )
 
 
-def _stored(files: list[Path]) -> list[tuple[str, str]]:
+def _stored(files: list[Path], harmless: re.Pattern[str]) -> list[tuple[str, str]]:
     """The name and the type of every tensor in `files` that an answer may depend on."""
     from safetensors import safe_open
 
     found = []
     for file in files:
         with safe_open(file, "numpy") as tensors:
-            found += [(name, tensors.get_slice(name).get_dtype()) for name in tensors.keys() if not HARMLESS.search(name)]  # noqa: SIM118
+            found += [(name, tensors.get_slice(name).get_dtype()) for name in tensors.keys() if not harmless.search(name)]  # noqa: SIM118
     return found
 
 

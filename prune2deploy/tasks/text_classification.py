@@ -14,6 +14,7 @@ from prune2deploy.data.splits import column, read_split
 from prune2deploy.data.values import unlike_most
 from prune2deploy.errors import InputError, NotServableError
 from prune2deploy.files import pretty_json, write_text
+from prune2deploy.models.family import family_of
 from prune2deploy.tasks.base import LARGEST_BATCH, Arrays, Batch, RawSample, Samples
 from prune2deploy.tasks.classification import Classification, called, guess_label
 from prune2deploy.tasks.own_tokenizer import TYPES, encode, load_tokenizer, longest_text, sends_types
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question", "sentence"), ("question1", "question2"),
          ("text1", "text2"), ("text", "text_pair"))  # fmt: skip
 RAW_NAMES = ("TEXT", "TEXT_PAIR")
+UNLIMITED = 512  # tokens that texts are cut to where a model knows no limit
 SINGLES = ("text", "sentence", "content", "review")
 
 
@@ -86,7 +88,7 @@ class TextClassification(Classification):
 
     def __init__(self, model_dir: Path, config: "PretrainedConfig", data: DataSettings, root: Path):
         super().__init__(model_dir, config, data, root)
-        self.longest = int(getattr(config, "max_position_embeddings", 512))
+        self.longest = family_of(config).longest(config) or UNLIMITED
         self.pairs = "text_pair" in data.columns
         if data.max_length and data.max_length > self.longest:
             raise InputError(f"data.max_length is {data.max_length}, but the model takes at most {self.longest} tokens")
@@ -135,7 +137,7 @@ class TextClassification(Classification):
     @classmethod
     def default_point(cls, config: "PretrainedConfig") -> WorkloadPoint:
         """One text of 128 tokens, or as many as the model takes."""
-        return WorkloadPoint(batch=1, seq_len=min(128, getattr(config, "max_position_embeddings", 128)), weight=1.0)
+        return WorkloadPoint(batch=1, seq_len=min(128, family_of(config).longest(config) or 128), weight=1.0)
 
     def check_point(self, point: WorkloadPoint) -> None:
         """See Task."""

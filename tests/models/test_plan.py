@@ -1,10 +1,10 @@
 import pytest
-from prune2deploy.models.registry import blocks_of
 from pydantic import ValidationError
 from tiny import plan_keeping, ragged, signature_of
 
 from prune2deploy.errors import InputError
 from prune2deploy.models.checkpoint import load_dense
+from prune2deploy.models.family import blocks_of
 from prune2deploy.models.plan import Plan, ranges_of, units_of
 
 

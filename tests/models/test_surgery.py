@@ -2,10 +2,12 @@ import copy
 
 import pytest
 import torch
-from prune2deploy.models.registry import blocks_of, family_of, layers_of, output_projection
-from tiny import PLANS, loaded_task, plan_keeping
+from tiny import PLANS, layers_of, loaded_task, plan_keeping
 
-from prune2deploy.models.surgery import mask_, running_shrunk, scale_logits_, shrink_, silence_
+from prune2deploy.models.family import blocks_of, family_of
+from prune2deploy.models.logit_scale import scale_logits_
+from prune2deploy.models.projection import output_projection
+from prune2deploy.models.surgery import mask_, running_shrunk, shrink_, silence_
 
 
 def logits(case, model):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from prune2deploy.models.family import Block
+from prune2deploy.models.block import Block
 from prune2deploy.models.table import Curve
 from prune2deploy.profiling.additivity import (
     block_sum,

@@ -4,10 +4,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from prune2deploy.models.layer_call import capture
-from prune2deploy.models.registry import blocks_of, layers_of
-from tiny import signature_of
+from tiny import layers_of, signature_of
 
+from prune2deploy.models.capture import first_call
+from prune2deploy.models.family import blocks_of
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.surgery import shrink_
 from prune2deploy.profiling import stacks as stacks_module

@@ -2,15 +2,16 @@
 
 import numpy as np
 import torch
-from prune2deploy.models.registry import blocks_in
+from transformers import BertConfig, BertModel
 
 from prune2deploy.config import WorkloadPoint
-from prune2deploy.models.family import ModelSignature
+from prune2deploy.models.family import blocks_of, families
+from prune2deploy.models.signature import signature_of
 from prune2deploy.models.table import Curve, LatencyTable, PointTable
 from prune2deploy.progress import Progress
-from prune2deploy.pruning.search.costs import Costs
+from prune2deploy.pruning.search.costs import Costs, FlopCosts, macs_of
+from prune2deploy.pruning.statistics.block_statistics import BlockStatistics
 from prune2deploy.pruning.statistics.calibrate import Calibration
-from prune2deploy.pruning.statistics.streams import BlockStatistics
 from prune2deploy.runtimes.base import DeviceInfo, RuntimeInfo
 
 
@@ -22,18 +23,42 @@ class GivenCosts(Costs):
     def __init__(self, by_kind, fixed=0.0):
         self.by_kind, self.fixed = by_kind, fixed
 
-    def widths(self, kind):
-        return sorted(self.by_kind[kind])
+    def widths(self, block):
+        return sorted(self.by_kind[block.kind])
 
-    def block(self, kind, width):
-        return self.by_kind[kind][width]
+    def block(self, block, width):
+        return self.by_kind[block.kind][width]
+
+
+def config(layers, heads, filters, hidden):
+    return BertConfig(
+        num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=filters, hidden_size=hidden, num_labels=3,
+        vocab_size=20, max_position_embeddings=16, attn_implementation="eager",
+    )  # fmt: skip
 
 
 def signature(layers=2, heads=4, filters=64, hidden=32):
-    return ModelSignature(
-        family="bert", layers=layers, hidden_size=hidden, heads=heads, kv_heads=heads, head_size=hidden // heads,
-        intermediate_size=filters, activation="gelu", norm="post", outputs=3,
-    )  # fmt: skip
+    return signature_of(config(layers, heads, filters, hidden))
+
+
+def config_of(of):
+    """Of a BERT of the sizes that the signature `of` has."""
+    units = (of.curves[kind].units for kind in ("attention", "ffn"))
+    return config(len(of.blocks) // 2, *units, of.fixed["hidden_size"])
+
+
+def blocks_in(of):
+    """The blocks of a BERT of the sizes that the signature `of` has."""
+    return families()["bert"].blocks(config_of(of))
+
+
+def flop_costs(of, tokens):
+    """Of a BERT of the sizes that the signature `of` has."""
+    return flop_costs_of(BertModel(config_of(of)).eval(), {"input_ids": torch.ones(2, 8, dtype=torch.long)}, tokens)
+
+
+def flop_costs_of(model, inputs, tokens):
+    return FlopCosts(macs_of(model, blocks_of(model), inputs, tokens))
 
 
 def curve(widths, ms):
@@ -45,12 +70,13 @@ POINTS = (WorkloadPoint(batch=1, seq_len=16),)
 
 def latency_table(of, points=POINTS, fixed=2.0, head=0.3, filters=1.0, step=8, **changes):
     """A table in which a head costs `head` and all filters of a block `filters` ms, on somebody else's machine."""
-    heads, units = list(range(of.kv_heads + 1)), [*range(0, of.intermediate_size, step), of.intermediate_size]
+    filters_of_all, layers = of.curves["ffn"].units, len(of.blocks) // 2
+    heads, units = list(range(of.curves["attention"].units + 1)), [*range(0, filters_of_all, step), filters_of_all]
     curves = {
         "attention": curve(heads, [head * width for width in heads]),
-        "ffn": curve(units, [filters * width / of.intermediate_size for width in units]),
+        "ffn": curve(units, [filters * width / filters_of_all for width in units]),
     }
-    dense = fixed + of.layers * (curves["attention"].ms[-1] + filters)
+    dense = fixed + layers * (curves["attention"].ms[-1] + filters)
     entries = [
         PointTable(point=point, fixed_ms=fixed, fixed_alone_ms=fixed, dense_ms=dense, block_scale=1.0, curves=curves)
         for point in points

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import synthetic
 import torch
-from prune2deploy.models.registry import output_projection
 
 from prune2deploy.errors import InputError
+from prune2deploy.models.projection import output_projection
 from prune2deploy.pruning.statistics import calibrate
 from prune2deploy.pruning.statistics.calibrate import fisher_information, mask_gradients
 from prune2deploy.team import Team
@@ -85,7 +85,7 @@ def test_neighbours_and_padding_do_not_matter(case):
 
 
 def test_fisher_is_the_mean_over_samples(case, monkeypatch):
-    monkeypatch.setattr("prune2deploy.pruning.calibrate.BATCH", 5)  # more batches than one, the last not full
+    monkeypatch.setattr("prune2deploy.pruning.statistics.calibrate.BATCH", 5)  # more batches than one, the last not full
     calibration = synthetic.calibration(case)
     fisher = fisher_information(calibration)
     n = len(case.samples)

@@ -7,10 +7,10 @@ import elsewhere
 import numpy as np
 import pytest
 import torch
-from prune2deploy.models.registry import family_of
 
 from prune2deploy.errors import InputError
 from prune2deploy.memory import store
+from prune2deploy.models.family import family_of
 from prune2deploy.progress import Progress
 from prune2deploy.pruning.compute import compute_device
 from prune2deploy.pruning.judge import Stages

@@ -1,6 +1,6 @@
 import pytest
 import synthetic
-from prune2deploy.models.registry import blocks_in
+from synthetic import blocks_in
 
 from prune2deploy.config import WorkloadPoint
 from prune2deploy.pruning.search.costs import FlopCosts, LatencyCosts

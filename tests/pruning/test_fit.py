@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import synthetic
-from prune2deploy.models.registry import blocks_in
+from synthetic import blocks_in
 
 from prune2deploy.budget import Budget
 from prune2deploy.errors import CheckFailedError, InputError, UnreachableBudgetError
@@ -34,7 +34,7 @@ class Engine:
     def __call__(self, plan):
         self.plans.append(plan)
         wobble = 1 + self.noise * self.rng.uniform(-1, 1)
-        true = TABLE.predict_plan_ms(plan, BLOCKS) * (1 + self.bias)
+        true = TABLE.predict_ms(plan.widths_by_key()) * (1 + self.bias)
         return self.clock * true * wobble, self.clock * TABLE.dense_ms
 
 
@@ -56,9 +56,9 @@ def test_the_result_uses_the_budget_and_keeps_to_it(budget, bias):
     best, rounds, progress = fit(budget, engine)
     limit = budget.limit_ms(TABLE.dense_ms)
     assert 0.95 * limit <= best.measured_ms <= limit
-    assert 0.95 * limit <= TABLE.predict_plan_ms(best.plan, BLOCKS) * (1 + bias) <= limit  # the truth, without noise
+    assert 0.95 * limit <= TABLE.predict_ms(best.plan.widths_by_key()) * (1 + bias) <= limit  # the truth, without noise
     assert best.used == pytest.approx(best.measured_ms / limit)
-    assert best.predicted_ms == pytest.approx(TABLE.predict_plan_ms(best.plan, BLOCKS))
+    assert best.predicted_ms == pytest.approx(TABLE.predict_ms(best.plan.widths_by_key()))
     assert best in rounds
     assert [round_.plan for round_ in rounds] == engine.plans
     assert len(progress.notes) == len(rounds) <= ROUNDS
@@ -94,7 +94,7 @@ def test_no_engine_that_meets_the_budget():
     engine = Engine(bias=12.0)  # not even the empty model meets the budget
     with pytest.raises(CheckFailedError, match="not met") as caught:
         fit(budget, engine)
-    measured = [13 * TABLE.predict_plan_ms(plan, BLOCKS) for plan in engine.plans]
+    measured = [13 * TABLE.predict_ms(plan.widths_by_key()) for plan in engine.plans]
     assert f"{min(measured):.3g} ms ({100 * min(measured) / budget.value:.0f} %" in str(caught.value)
     assert str(budget) in str(caught.value)
     assert len({str(plan.kept) for plan in engine.plans}) == len(engine.plans) <= ROUNDS

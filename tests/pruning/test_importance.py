@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from prune2deploy.models.family import Block
+from prune2deploy.models.block import Block
 from prune2deploy.pruning.statistics.importance import by_score, fisher_importance
 
 BLOCK = Block(0, "ffn", 5, 1)

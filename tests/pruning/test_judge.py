@@ -6,7 +6,8 @@ import tiny
 import torch
 
 from prune2deploy.errors import CheckFailedError
-from prune2deploy.models.surgery import mask_, scale_logits_
+from prune2deploy.models.logit_scale import scale_logits_
+from prune2deploy.models.surgery import mask_
 from prune2deploy.progress import Progress
 from prune2deploy.pruning.judge import Stages, best_scale
 from prune2deploy.pruning.methods.method import State

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from prune2deploy.models.layer_call import capture
-from prune2deploy.models.registry import blocks_of, layers_of, output_projection
+from tiny import layers_of
 
+from prune2deploy.models.capture import first_call
+from prune2deploy.models.family import blocks_of
+from prune2deploy.models.projection import output_projection
 from prune2deploy.models.surgery import mask_
 from prune2deploy.pruning.methods.knowledge import HEADS, PREDICTIVE, REPRESENTATIONAL, TEMPERATURE, Watched, knowledge
 

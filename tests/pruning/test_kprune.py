@@ -6,16 +6,18 @@ import pytest
 import synthetic
 import tiny
 import torch
-from prune2deploy.models.registry import blocks_in, blocks_of, output_projection
+from synthetic import blocks_in
 
 import prune2deploy.pruning.methods.kprune as kprune
-from prune2deploy.models.family import Block
-from prune2deploy.models.surgery import columns_of
+from prune2deploy.models.block import Block, columns_of
+from prune2deploy.models.family import blocks_of
+from prune2deploy.models.projection import output_projection
 from prune2deploy.pruning.methods.kprune import KPruneMethod, Price, least_squares, refit, threshold_widths
 from prune2deploy.pruning.methods.method import State
 from prune2deploy.pruning.search.costs import LatencyCosts
 from prune2deploy.pruning.statistics import streams
-from prune2deploy.pruning.statistics.streams import Reconstruction, lengths_of, thinned
+from prune2deploy.pruning.statistics.lengths import lengths_of, thinned
+from prune2deploy.pruning.statistics.reconstruction_error import Reconstruction
 
 TINY = synthetic.signature(layers=2, heads=2, filters=4, hidden=8)
 COSTS = synthetic.GivenCosts({"attention": {0: 0, 1: 1.0, 2: 1.7}, "ffn": {0: 0, 1: 0.8, 2: 0.8, 3: 1.1, 4: 1.4}})

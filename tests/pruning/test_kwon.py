@@ -5,18 +5,19 @@ import pytest
 import synthetic
 import tiny
 import torch
-from prune2deploy.models.registry import blocks_in, output_projection
+from synthetic import blocks_in
 
 import prune2deploy.pruning.methods.kwon as kwon
 from prune2deploy.errors import UnreachableBudgetError
-from prune2deploy.models.family import KINDS, Block
-from prune2deploy.models.surgery import columns_of
+from prune2deploy.models.block import Block, columns_of
+from prune2deploy.models.projection import output_projection
 from prune2deploy.pruning.methods.kwon import KwonMethod, LinearCost, fit_cost, global_search, lsmr_scales, mini_batch_fisher
 from prune2deploy.pruning.methods.method import State
-from prune2deploy.pruning.search.costs import FlopCosts, LatencyCosts
-from prune2deploy.pruning.statistics.streams import lengths_of
+from prune2deploy.pruning.search.costs import LatencyCosts
+from prune2deploy.pruning.statistics.lengths import lengths_of
 
 TINY = synthetic.signature(layers=2, heads=2, filters=4, hidden=8)
+FFN = blocks_in(TINY)[1]
 
 
 def flat_then_linear(base, threshold, slope, units):
@@ -32,7 +33,7 @@ def staircase_costs(fixed=1.0):
 def fitted_cost(costs, kept):
     total = costs.fixed
     for block, units in kept.items():
-        fit = fit_cost(costs, block.kind)
+        fit = fit_cost(costs, block)
         total += fit.base + fit.slope * max(0, len(units) - fit.threshold) if units else 0.0
     return total
 
@@ -43,7 +44,7 @@ def score_of(scores, kept):
 
 def best_of_structure(scores, costs, budget):
     """Try everything the search may return: which blocks stay, at their first units, and any of the further units."""
-    fits = {kind: fit_cost(costs, kind) for kind in KINDS}
+    fits = {block.kind: fit_cost(costs, block) for block in scores}
     order = {block: np.argsort(-score).tolist() for block, score in scores.items()}
     ranked = {kind: [block for block in scores if block.kind == kind] for kind in KINDS}
     for kind, blocks in ranked.items():
@@ -78,9 +79,9 @@ def test_search_finds_the_best_of_its_structure(seed, share):
 @pytest.mark.parametrize("budget", [0.1, 0.3, 0.6])
 @pytest.mark.parametrize("seed", range(3))
 def test_search_in_flops_finds_the_best_of_all_subsets(seed, budget):
-    scores, costs = synthetic.random_scores(TINY, seed), FlopCosts(TINY, tokens=5.0)
+    scores, costs = synthetic.random_scores(TINY, seed), synthetic.flop_costs(TINY, 5.0)
     units = [(block, unit) for block in scores for unit in range(block.units)]
-    price = np.array([costs.per_unit[block.kind] for block, _ in units])
+    price = np.array([costs.per_unit[block] for block, _ in units])
     worth = np.array([scores[block][unit] for block, unit in units])
     subsets = np.array(list(itertools.product((0, 1), repeat=len(units))))
     best = (subsets @ worth)[subsets @ price <= budget + 1e-9].max()
@@ -95,7 +96,7 @@ def test_dropped_blocks_keep_nothing_and_others_their_free_units():
         scores, costs = synthetic.random_scores(TINY, seed), staircase_costs()
         for block, units in global_search(scores, costs, budget).items():
             assert len(units) == len(set(units))
-            assert not units or len(units) >= fit_cost(costs, block.kind).threshold
+            assert not units or len(units) >= fit_cost(costs, block).threshold
             best = np.argsort(-scores[block], kind="stable")[: len(units)]
             assert set(units) == set(best.tolist())
             dropped += not units
@@ -129,7 +130,7 @@ def test_search_says_what_is_reachable(case):
 @pytest.mark.parametrize(("base", "threshold", "slope"), [(1.5, 3, 0.25), (0.4, 1, 0.1), (2.0, 7, 1.0)])
 def test_an_exactly_flat_then_linear_cost_is_recovered(base, threshold, slope):
     costs = synthetic.GivenCosts({"ffn": flat_then_linear(base, threshold, slope, 10)})
-    found = fit_cost(costs, "ffn")
+    found = fit_cost(costs, FFN)
     assert found.threshold == threshold
     assert (found.base, found.slope) == pytest.approx((base, slope))
 
@@ -139,20 +140,20 @@ def test_a_noisy_cost_is_fitted_as_well_as_by_any_other_threshold():
     exact = flat_then_linear(1.0, 4, 0.5, 12)
     costs = synthetic.GivenCosts({"ffn": {width: cost + (width > 0) * 0.1 * rng.normal() for width, cost in exact.items()}})
     widths = np.arange(1, 13)
-    values = np.array([costs.block("ffn", int(width)) for width in widths])
+    values = np.array([costs.block(FFN, int(width)) for width in widths])
 
     def error(fit):
         return np.square(fit.base + fit.slope * np.maximum(0, widths - fit.threshold) - values).sum()
 
-    found = fit_cost(costs, "ffn")
+    found = fit_cost(costs, FFN)
     for threshold in range(1, 12):
         slope, base = np.polyfit(np.maximum(0, widths - threshold), values, 1)
         assert error(found) <= error(LinearCost(base, threshold, slope)) + 1e-9
 
 
 def test_flops_are_linear_from_the_first_unit():
-    costs = FlopCosts(TINY, tokens=5.0)
-    assert fit_cost(costs, "ffn") == LinearCost(0.0, 0, costs.block("ffn", 1))
+    costs = synthetic.flop_costs(TINY, 5.0)
+    assert fit_cost(costs, FFN) == LinearCost(0.0, 0, costs.block(FFN, 1))
 
 
 # statistics and scales
@@ -177,7 +178,8 @@ def test_fisher_is_of_mini_batch_means(case, monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_lsmr_solves_the_damped_normal_equations(kind):
     size = 3 if kind == "attention" else 1
-    block, units, width, n = Block(1, kind, 8, size), 4, 6, 40
+    blocks = {block.kind: block for block in blocks_in(synthetic.signature(layers=2, heads=8, filters=8, hidden=24))}
+    block, units, width, n = blocks[kind], 4, 6, 40
     rng = np.random.default_rng(0)
     x, weight = rng.normal(0.3, 0.3, size=(n, units * size)), rng.normal(0, 0.3, size=(width, units * size))
     bias, y = rng.normal(size=width), rng.normal(size=(n, width))
@@ -200,7 +202,7 @@ def test_lsmr_solves_the_damped_normal_equations(kind):
 def pruned(case, keep=tiny.PLANS["ragged"]):
     method = KwonMethod(synthetic.calibration(case))
     plan = tiny.plan_keeping(case.model, keep)
-    costs = FlopCosts(method.signature, float(lengths_of(case.model, case.samples).mean()))
+    costs = synthetic.flop_costs_of(case.model, case.samples.batch([0]).tensors(), float(lengths_of(case.model, case.samples).mean()))
     return method, State(plan, method.masked(plan)), costs
 
 
@@ -229,7 +231,7 @@ def test_a_refused_block_is_named_and_tuning_goes_on(case, monkeypatch):
     (note,) = tuned.notes
     assert "layer 1 attention" in note
     assert "11.0" in note
-    ratios = {block.key: ratio(case, tuned, block) for block in blocks_in(method.signature)}
+    ratios = {block.key: ratio(case, tuned, block) for block in blocks_of(case.model)}
     assert ratios == {"0.attention": 1, "0.ffn": 1.5, "1.attention": 1, "1.ffn": 1.5, "2.attention": 1.5, "2.ffn": 1.5}
     tokens = int(lengths_of(case.model, case.samples).sum())
     assert seen == dict.fromkeys(["0.ffn", "1.attention", "1.ffn", "2.attention"], tokens) | {"2.ffn": len(case.samples)}
@@ -238,7 +240,7 @@ def test_a_refused_block_is_named_and_tuning_goes_on(case, monkeypatch):
 def test_vanished_blocks_are_passed_over(case):
     method, state, costs = pruned(case, tiny.PLANS["layer vanished"])
     tuned = method.steps(costs, 0.5)[-1][1](state)
-    for block in blocks_in(method.signature)[:2]:
+    for block in blocks_of(case.model)[:2]:
         assert not output_projection(tuned.model, block).weight.any()
     assert torch.isfinite(tuned.model(**case.samples.batch([0, 1]).tensors()).logits).all()
 
@@ -256,7 +258,7 @@ def test_the_teacher_is_pruned_half_as_much(case, monkeypatch):
 def test_rearrangement_keeps_the_widths_and_masks_the_rest(case):
     method, state, costs = pruned(case)
     better = method.steps(costs, 0.5)[0][1](state)
-    blocks = blocks_in(method.signature)
+    blocks = blocks_of(case.model)
     assert better.plan.widths(blocks) == state.plan.widths(blocks)
     assert better.plan != state.plan
     for block in blocks:

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import synthetic
-from prune2deploy.models.registry import blocks_of, layers_of
+from tiny import layers_of
 
 from prune2deploy.errors import UnreachableBudgetError
+from prune2deploy.models.family import blocks_of
 from prune2deploy.pruning.methods.magnitude import MagnitudeMethod, norm_shares
 from prune2deploy.pruning.search.costs import LatencyCosts
 

@@ -5,15 +5,16 @@ import copy
 import pytest
 import synthetic
 import torch
-from prune2deploy.models.registry import blocks_of, output_projection
 
 import prune2deploy.pruning.methods.ziplm as ziplm
 from prune2deploy.errors import UnreachableBudgetError
+from prune2deploy.models.family import blocks_of
+from prune2deploy.models.projection import output_projection
 from prune2deploy.models.surgery import shrink_
 from prune2deploy.pruning.methods.method import State
 from prune2deploy.pruning.methods.registry import METHODS
 from prune2deploy.pruning.search.costs import FlopCosts, LatencyCosts
-from prune2deploy.pruning.statistics.streams import lengths_of
+from prune2deploy.pruning.statistics.lengths import lengths_of
 from prune2deploy.tasks.predict import outputs_of, torch_run
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import synthetic
 import torch
-from prune2deploy.models.registry import output_projection
 
 from prune2deploy.errors import InputError
+from prune2deploy.models.projection import output_projection
 from prune2deploy.pruning.statistics.moments import CACHE, TEMPERATURE, UNIFORM, moments_of
 
 
@@ -105,7 +105,7 @@ def test_the_cache_gives_the_same_and_a_damaged_or_older_one_is_made_again(case,
         same(moments_of(calibration))
         assert path.read_bytes() == content
     with monkeypatch.context() as older:
-        older.setattr("prune2deploy.pruning.moments.TEMPERATURE", 1.0)
+        older.setattr("prune2deploy.pruning.statistics.moments.TEMPERATURE", 1.0)
         sharp = moments_of(calibration)
     assert any(
         not np.array_equal(found.sensitivity, sharp.blocks[block].sensitivity) for block, found in first.blocks.items()

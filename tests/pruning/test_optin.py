@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 import synthetic
 import torch
-from prune2deploy.models.registry import blocks_of, output_projection
 
 import prune2deploy.pruning.methods.optin as optin
 from prune2deploy.errors import UnreachableBudgetError
-from prune2deploy.models.surgery import columns_of
+from prune2deploy.models.block import columns_of
+from prune2deploy.models.family import blocks_of
+from prune2deploy.models.projection import output_projection
 from prune2deploy.pruning.methods.kwon import global_search
 from prune2deploy.pruning.methods.optin import TEMPERATURE, OptinMethod, Trajectory, trajectory_scores, typical
 from prune2deploy.pruning.search.costs import LatencyCosts
-from prune2deploy.pruning.statistics.streams import lengths_of
+from prune2deploy.pruning.statistics.lengths import lengths_of
 
 
 def watched(model, samples, index):

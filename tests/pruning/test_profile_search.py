@@ -7,11 +7,12 @@ import pytest
 import synthetic
 import tiny
 import torch
-from prune2deploy.models.registry import blocks_of, output_projection
 
 import prune2deploy.pruning.methods.ziplm as ziplm
 import prune2deploy.pruning.search.profile_search as profile_search
-from prune2deploy.models.surgery import columns_of
+from prune2deploy.models.block import columns_of
+from prune2deploy.models.family import blocks_of
+from prune2deploy.models.projection import output_projection
 from prune2deploy.pruning.methods.ours import OursMethod
 from prune2deploy.pruning.methods.ziplm import ZipLmMethod
 from prune2deploy.pruning.search.costs import FlopCosts, LatencyCosts

@@ -4,18 +4,19 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from prune2deploy.models.registry import blocks_of
 
 from prune2deploy.budget import Budget
 from prune2deploy.errors import CheckFailedError, InputError
 from prune2deploy.models.checkpoint import load, load_dense
-from prune2deploy.models.surgery import mask_, scale_logits_
+from prune2deploy.models.family import blocks_of
+from prune2deploy.models.logit_scale import scale_logits_
+from prune2deploy.models.surgery import mask_
 from prune2deploy.pruning.methods.fisher import FisherMethod
 from prune2deploy.pruning.methods.method import Method, State
 from prune2deploy.pruning.methods.registry import METHODS
 from prune2deploy.pruning.search.costs import FlopCosts
 from prune2deploy.pruning.stage import prune
-from prune2deploy.pruning.statistics.streams import lengths_of
+from prune2deploy.pruning.statistics.lengths import lengths_of
 from prune2deploy.pruning.workbench import calibration_samples, shrunk_equal
 from prune2deploy.tasks.predict import outputs_of, torch_run
 

@@ -3,7 +3,7 @@ import json
 import pytest
 import synthetic
 import tiny
-from prune2deploy.models.registry import blocks_in
+from synthetic import blocks_in
 
 import prune2deploy.pruning.workbench as stage
 from prune2deploy.budget import Budget

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import synthetic
-from prune2deploy.models.registry import blocks_in
+from synthetic import blocks_in
 
 from prune2deploy.errors import UnreachableBudgetError
 from prune2deploy.pruning.search.costs import LatencyCosts
@@ -113,7 +113,7 @@ def test_only_widths_of_the_costs_are_chosen_and_the_budget_is_kept(share):
     widths = choose_widths(importance, costs, budget)
     assert set(widths) == set(blocks)
     for block, width in widths.items():
-        assert width in costs.widths(block.kind)
+        assert width in costs.widths(block)
     assert 0.9 * budget <= costs.total(widths) <= budget + 1e-9
 
 

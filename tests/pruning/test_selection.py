@@ -5,15 +5,19 @@ import pytest
 import synthetic
 import tiny
 import torch
-from prune2deploy.models.registry import blocks_of, family_of, layers_of, output_projection
+from tiny import layers_of
 
+from prune2deploy.models.block import columns_of
+from prune2deploy.models.family import blocks_of, family_of
 from prune2deploy.models.plan import Plan
-from prune2deploy.models.surgery import columns_of, mask_, shrunk_layer, write_back_
+from prune2deploy.models.projection import output_projection
+from prune2deploy.models.surgery import mask_, shrunk_layer, write_back_
 from prune2deploy.pruning.recovery.reconstruction import metric_of, reconstruct
 from prune2deploy.pruning.recovery.selection import select_and_refit
 from prune2deploy.pruning.statistics.moments import moments_of
+from prune2deploy.pruning.statistics.reconstruction_error import Reconstruction
 from prune2deploy.pruning.statistics.removal import removal_curve
-from prune2deploy.pruning.statistics.streams import Reconstruction, Streams
+from prune2deploy.pruning.statistics.streams import Streams
 
 
 def half(model):

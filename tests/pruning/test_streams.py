@@ -5,12 +5,17 @@ import pytest
 import synthetic
 import tiny
 import torch
-from prune2deploy.models.registry import blocks_of, layers_of, output_projection
+from tiny import layers_of
 
-from prune2deploy.models.surgery import columns_of, mask_
+from prune2deploy.models.block import columns_of
+from prune2deploy.models.family import blocks_of
+from prune2deploy.models.projection import output_projection
+from prune2deploy.models.surgery import mask_
 from prune2deploy.pruning.recovery.refit import ridge
 from prune2deploy.pruning.statistics import streams as streams_module
-from prune2deploy.pruning.statistics.streams import Reconstruction, Streams, lengths_of
+from prune2deploy.pruning.statistics.lengths import lengths_of
+from prune2deploy.pruning.statistics.reconstruction_error import Reconstruction
+from prune2deploy.pruning.statistics.streams import Streams
 
 ENTRIES = {  # the module whose input the block's output is added to
     ("bert", "attention"): "attention.self.query", ("bert", "ffn"): "intermediate.dense",

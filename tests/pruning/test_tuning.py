@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from prune2deploy.models.registry import blocks_of, output_projection
 from synthetic import statistics
 
-from prune2deploy.models.surgery import columns_of, mask_
+from prune2deploy.models.block import columns_of
+from prune2deploy.models.family import blocks_of
+from prune2deploy.models.projection import output_projection
+from prune2deploy.models.surgery import mask_
 from prune2deploy.progress import Progress
 from prune2deploy.pruning.recovery.tuning import RIDGE, scales_of, tune_masks, walk, write_columns
-from prune2deploy.pruning.statistics.streams import Reconstruction, Streams
+from prune2deploy.pruning.statistics.reconstruction_error import Reconstruction
+from prune2deploy.pruning.statistics.streams import Streams
 
 TOKENS, UNITS, SIZE, WIDTH = 60, 5, 3, 7
 

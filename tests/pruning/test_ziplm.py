@@ -3,9 +3,10 @@ import pytest
 import synthetic
 import tiny
 import torch
-from prune2deploy.models.registry import blocks_of, output_projection
 
-from prune2deploy.models.surgery import columns_of
+from prune2deploy.models.block import columns_of
+from prune2deploy.models.family import blocks_of
+from prune2deploy.models.projection import output_projection
 from prune2deploy.pruning.methods.method import State
 from prune2deploy.pruning.methods.ziplm import ZipLmMethod
 from prune2deploy.pruning.statistics.removal import DAMPING

@@ -41,6 +41,7 @@ FAMILY = Family(
     model_type="albert",
     heads={"AlbertForSequenceClassification": "classifier"},
     blocks=blocks,
+    unused=(r"^predictions\.", r"^sop_classifier\."),  # of the pretraining
     fixed=lambda config: {
         "hidden_size": config.hidden_size, "activation": config.hidden_act, "norm": "post",
         "embedding_size": config.embedding_size, "outputs": config.num_labels,

@@ -35,6 +35,7 @@ FAMILY = Family(
     model_type="bert",
     heads={"BertForSequenceClassification": "classifier"},
     blocks=blocks,
+    unused=(r"^cls\.(predictions|seq_relationship)\.",),  # of the pretraining
     fixed=lambda config: {
         "hidden_size": config.hidden_size, "activation": config.hidden_act, "norm": "post", "outputs": config.num_labels,
     },

@@ -35,6 +35,7 @@ FAMILY = Family(
     model_type="vit",
     heads={"ViTForImageClassification": "classifier"},
     blocks=blocks,
+    unused=(r"^vit\.pooler\.",),
     fixed=lambda config: {
         "hidden_size": config.hidden_size, "activation": config.hidden_act, "norm": "pre",
         "input": f"i{config.image_size}p{config.patch_size}", "outputs": config.num_labels,

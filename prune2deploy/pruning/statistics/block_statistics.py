@@ -8,7 +8,7 @@ from prune2deploy.pruning.statistics.linear_algebra import add_square_, mirror_
 if TYPE_CHECKING:
     import torch
 
-ROUNDING = 1e-6  # of the mean square: variance that products in float32 make of constants
+ROUNDING = 1e-12  # of the mean square: variance that sums in float64 make of constants
 PARTIAL = 8  # batches whose products are added up in float32: adding to float64 takes as long as the product itself
 
 
@@ -49,23 +49,30 @@ class BlockStatistics:
 
 
 class Sums:
-    """Adds up `BlockStatistics`, batch by batch."""
+    """Adds up `BlockStatistics`, batch by batch, for a start in float32.
+
+    Everything is shifted by the first batch's means meanwhile: where means are large against the spread, as of the massive
+    activations of decoders, products in float32 would hold nothing else.
+    """
 
     def __init__(self, k: int, d: int, device: "torch.device"):
         self.total = BlockStatistics.none(k, d, device)
         self.xx, self.xy = self.total.xx.float(), self.total.xy.float()
+        self.shifts: tuple[torch.Tensor, torch.Tensor] | None = None
         self.pending = 0
 
     def add(self, x: "torch.Tensor", y: "torch.Tensor", weight: "torch.Tensor") -> None:
         """Add tokens: x, [n, k], and y, [n, d], which are spoilt, and what each counts, [n]."""
         import torch
 
-        root = weight.sqrt()  # on both sides of a product
-        x.mul_(root[:, None])
-        y.mul_(root[:, None])
+        if self.shifts is None:
+            self.shifts = x.mean(0), y.mean(0)
+        root = weight.sqrt()[:, None]  # on both sides of a product
+        x.sub_(self.shifts[0]).mul_(root)
+        y.sub_(self.shifts[1]).mul_(root)
         self.total.n += float(weight.sum(dtype=torch.float64))
-        self.total.x_sum += root @ x
-        self.total.y_sum += root @ y
+        self.total.x_sum += root[:, 0] @ x
+        self.total.y_sum += root[:, 0] @ y
         add_square_(self.xx, x)
         self.xy.addmm_(x.T, y)
         self.pending += 1
@@ -73,10 +80,17 @@ class Sums:
             self._settle()
 
     def statistics(self) -> BlockStatistics:
-        """Of all that was added."""
+        """Of all that was added, as it was before the shift."""
         self._settle()
-        mirror_(self.total.xx)
-        return self.total
+        total = self.total
+        mirror_(total.xx)
+        if self.shifts is not None:
+            x, y = (shift.double() for shift in self.shifts)
+            total.xx.addr_(total.x_sum, x).addr_(x, total.x_sum).addr_(x, x, alpha=total.n)
+            total.xy.addr_(total.x_sum, y).addr_(x, total.y_sum).addr_(x, y, alpha=total.n)
+            total.x_sum += total.n * x
+            total.y_sum += total.n * y
+        return total
 
     def _settle(self) -> None:
         for total, partial in ((self.total.xx, self.xx), (self.total.xy, self.xy)):

@@ -129,7 +129,10 @@ def _by_sample(flat: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
 
 
 class _Sums:
-    """Running sums of one block. Products are in float32: at a width of 3,072, one matrix has 38 MB already."""
+    """Running sums of one block, in float64, of products in float32 that are shifted by the first batch's means.
+
+    Unshifted, they would be of the means alone where those are large against the spread (massive activations).
+    """
 
     def __init__(self, calibration: Calibration, block: Block):
         import torch
@@ -137,25 +140,41 @@ class _Sums:
         projection = output_projection(calibration.model, block)
         self.tokens = np.zeros(1, dtype=np.int64)
         k, d, device = projection.in_features, projection.out_features, projection.weight.device
+        self.shift: torch.Tensor | None = None
         self.x = torch.zeros(k, dtype=torch.float64, device=device)
-        self.xx, self.gg = (torch.zeros(size, size, device=device) for size in (k, d))
+        self.xx, self.gg = (torch.zeros(size, size, dtype=torch.float64, device=device) for size in (k, d))
 
     def add(self, inputs: "torch.Tensor", gradients: "torch.Tensor") -> None:
+        """Add tokens: inputs, [n, k], which are spoilt, and gradients, [n, d]."""
+        if self.shift is None:
+            self.shift = inputs.mean(0)
+        inputs.sub_(self.shift)
         self.tokens += len(inputs)
         self.x += inputs.sum(0)
-        add_square_(self.xx, inputs)
-        add_square_(self.gg, gradients)
+        for total, rows in ((self.xx, inputs), (self.gg, gradients)):
+            product = total.new_zeros(total.shape, dtype=rows.dtype)
+            add_square_(product, rows)
+            total += product
 
     def moments(self, samples: int) -> BlockMoments:
         """Of what all processes have added."""
         for total in (self.xx, self.gg):
             mirror_(total)
         x, xx, gg = (total.cpu().numpy() for total in (self.x, self.xx, self.gg))
-        team().add_up(self.tokens, x, xx, gg)
-        mean = x / self.tokens
-        for row, of_row in zip(xx, mean, strict=True):  # in place: in float64 the whole of it would take twice the room
-            row[:] = row / self.tokens - of_row * mean
-        return BlockMoments(mean, xx, gg / np.float32(samples))
+        own, of_own = self.tokens.copy(), x / max(1, int(self.tokens[0]))
+        for row, of_row in zip(xx, of_own, strict=True):  # centred, in place: another one would take as much room again
+            row -= own * of_row * of_own
+        if self.shift is not None:
+            of_own += self.shift.double().cpu().numpy()
+        mean = own * of_own
+        team().add_up(self.tokens, mean)
+        mean /= self.tokens
+        away = of_own - mean
+        for row, of_row in zip(xx, away, strict=True):
+            row += own * of_row * away
+        team().add_up(xx, gg)
+        xx /= self.tokens
+        return BlockMoments(mean, xx.astype(np.float32), (gg / samples).astype(np.float32))
 
 
 def passes(

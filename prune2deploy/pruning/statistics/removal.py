@@ -63,7 +63,7 @@ def removal_curve(
         stays = np.delete(np.arange(len(left)), going)
         at, rest = (columns_of(some, unit_size).to(weight.device) for some in (going, stays))
         share = torch.linalg.inv(inverse[at[:, None], at])
-        cost = 0.5 * float(((seen[:, at] @ share) * seen[:, at]).sum())
+        cost = max(0.0, 0.5 * float(((seen[:, at] @ share) * seen[:, at]).sum()))  # below 0 it is rounding
         across = inverse[at[:, None], rest]
         taken_over = share @ across
         seen = _less(seen, torch.arange(len(seen), device=rest.device), rest, seen[:, at], taken_over)

@@ -326,16 +326,16 @@ class Streams:
         `layer` is the pruned model's or stands for it. Returns, as rows, "entry", the residual stream before the block
         where it feeds that, "input" of the output projection, and its "output" unless that is not wanted.
         """
-        answered, watched = self._answering(layer, place), self._watched(layer, [block], place, stop_before_output)
+        answered, watched = self._answering(layer, place), self._watched(layer, [block], place, "input" if stop_before_output else "output")
         with answered, watched as seen, suppress(Reached):
             self.calls[place].run(layer, self.pruned_hidden[place])
         return {name: tensor for (_, name), tensor in seen.items()}
 
     @contextmanager
     def _watched(
-        self, layer: "nn.Module", blocks: Sequence[Block], place: int, stop_before_output: bool = False
+        self, layer: "nn.Module", blocks: Sequence[Block], place: int, stop_at: str = ""
     ) -> "Iterator[dict[tuple[Block, str], torch.Tensor]]":
-        """What runs through `blocks` of `layer`, as rows; with a single one, stops once that is known."""
+        """What runs through `blocks` of `layer`, as rows; stops once a block's "input" or "output" is known."""
         seen: dict[tuple[Block, str], torch.Tensor] = {}
         samples = len(self.parts[self.places[place][0]].indices)
 
@@ -344,12 +344,12 @@ class Streams:
 
         def given(block: Block, module: "nn.Module", hidden: "torch.Tensor") -> None:
             seen[block, "input"] = rows_in(module, hidden, samples)
-            if stop_before_output:
+            if stop_at == "input":
                 raise Reached
 
         def put_out(block: Block, module: "nn.Module", hidden: "torch.Tensor") -> None:
             seen[block, "output"] = as_rows(hidden, samples)
-            if len(blocks) == 1:
+            if stop_at == "output":
                 raise Reached
 
         with passing(in_layer(layer), blocks, entry, given, put_out):

@@ -1,9 +1,9 @@
 import onnx
 import pytest
-from prune2deploy.models.registry import blocks_of, family_of
 
 from prune2deploy.graphs.onnx_model import export_onnx
 from prune2deploy.graphs.onnx_nodes import modules_of
+from prune2deploy.models.family import blocks_of, family_of
 from prune2deploy.models.layer_times import OTHER, block_key, block_ms
 
 pytestmark = pytest.mark.usefixtures("shared_exports")

@@ -1,9 +1,9 @@
 import onnx
 import pytest
-from prune2deploy.models.registry import family_of
 
 from prune2deploy.graphs.onnx_model import export_onnx
 from prune2deploy.graphs.onnx_nodes import modules_of
+from prune2deploy.models.family import family_of
 
 pytestmark = pytest.mark.usefixtures("shared_exports")
 

@@ -1,7 +1,8 @@
 import pytest
 import torch
-from prune2deploy.models.layer_call import capture, resumed
-from prune2deploy.models.registry import layers_of
+from tiny import layers_of
+
+from prune2deploy.models.capture import first_call, resumed
 
 
 def states(model, inputs):
