@@ -240,10 +240,8 @@ def test_what_does_not_count_changes_nothing(objective, shape):
     ]  # fmt: skip
     for row, mask in enumerate(counted):  # each sample alone, of nothing but what counts
         got, wanted = outputs[row : row + 1, mask], reference[row : row + 1, mask]
-        if isinstance(objective, Pointer):
-            target = mask[: labels[row]].sum()[None]
-        else:
-            target = labels[row : row + 1, mask]
+        points_at = isinstance(objective, Pointer)
+        target = mask[: labels[row]].sum()[None] if points_at else labels[row : row + 1, mask]
         torch.testing.assert_close(found[0][row : row + 1], objective.losses(got, target))
         torch.testing.assert_close(found[1][row : row + 1], objective.distillation_losses(got, wanted, 2.0))
         assert found[2][row] == pytest.approx(objective.divergences(got.numpy(), wanted.numpy())[0])
