@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
+    from prune2deploy.tasks.metrics import Metric
+    from prune2deploy.tasks.objectives import Joint
+
 Arrays = dict[str, np.ndarray]
 RawSample = dict[str, bytes]  # by the name of the served input
 LARGEST_BATCH = 4096  # that an export promises to take
@@ -110,7 +113,7 @@ def grouped(order: Sequence[int], lengths: Sequence[int], size: int, tokens: int
 
 
 class Task(ABC):
-    """One kind of task, for one model and one data set."""
+    """One kind of task, for one model and one data set: data, an objective and a metric."""
 
     name: ClassVar[str]
     architecture_suffix: ClassVar[str]  # which transformers classes it is for
@@ -118,6 +121,8 @@ class Task(ABC):
     columns: ClassVar[tuple[str, ...]]  # the column roles that the project file may name
     served: ClassVar[str]  # the file of prune2deploy.serving.served that preprocesses on a server
     requires: ClassVar[tuple[str, ...]]  # the packages that this file needs
+    outputs: ClassVar[tuple[str, ...]]  # of the model, by name, in their order
+    objective: "Joint"  # of these outputs
 
     def __init__(self, model_dir: Path, config: "PretrainedConfig", data: DataSettings, root: Path):
         self.model_dir = model_dir
@@ -166,6 +171,10 @@ class Task(ABC):
     @abstractmethod
     def axis_limits(self) -> dict[str, int]:
         """The largest size that the model takes of each axis named by `dynamic_axes`."""
+
+    @abstractmethod
+    def metric(self) -> "Metric":
+        """The task metric, which has seen nothing yet."""
 
     @abstractmethod
     def losses(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":

@@ -12,6 +12,8 @@ from prune2deploy.data.splits import column, columns_of, place_of, read_split
 from prune2deploy.errors import InputError
 from prune2deploy.tasks.base import Samples, Score, Task
 from prune2deploy.tasks.labels import LabelColumn, class_of_label, label_texts
+from prune2deploy.tasks.metrics import Accuracy
+from prune2deploy.tasks.objectives import Categorical, Joint
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LABEL_NAMES = ("label", "labels")
+LOGITS = "logits"
 NO_LABEL = ""  # in the project file: this data has no labels
 
 
@@ -26,6 +29,8 @@ class Classification(Task):
     """One label a sample; logits [n, classes]."""
 
     reads_first_token = True
+    outputs = (LOGITS,)
+    objective = Joint({LOGITS: Categorical()})
     make_samples: "Callable[[Dataset, np.ndarray | None, str], Samples]"  # of rows, their labels, and the split they are of
 
     def calibration(self, count: int, seed: int) -> Samples:
@@ -106,53 +111,37 @@ class Classification(Task):
         names = getattr(rows.features[name], "names", None)
         return LabelColumn(split, rows[name][:], names, lambda row: self.placed(rows, row, split))
 
-    def losses(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
-        """Cross-entropy of each sample."""
-        from torch.nn.functional import cross_entropy
+    def metric(self) -> Accuracy:
+        """See Task."""
+        return Accuracy(LOGITS)
 
-        return cross_entropy(logits, labels, reduction="none")
+    def losses(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
+        """See Task."""
+        return self.objective.parts[LOGITS].losses(logits, labels)
 
     def sampled_labels(self, logits: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
-        """One class a sample, drawn from the softmax: the loss gradient then has the Fisher information as covariance."""
-        import torch
-
-        return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1)
+        """See Task."""
+        return self.objective.parts[LOGITS].sampled_labels(logits, generator)
 
     def fisher_probe(self, logits: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
-        """V = (diag √p − p √pᵀ) r with random signs r, so that E[v vᵀ] = diag p − p pᵀ.
-
-        Labels drawn from p would do as well on average, but where the model is sure of itself nearly all of them say
-        nothing and a few say too much.
-        """
-        import torch
-
-        p = logits.softmax(-1)
-        signs = torch.randint(0, 2, p.shape, generator=generator).to(p.dtype) * 2 - 1
-        root = p.sqrt() * signs
-        return root - p * root.sum(-1, keepdim=True)
+        """See Task."""
+        return self.objective.parts[LOGITS].fisher_probe(logits, generator)
 
     def distillation_losses(
         self, logits: "torch.Tensor", reference: "torch.Tensor", temperature: float
     ) -> "torch.Tensor":
-        """T² · KL(softmax(reference / T) ‖ softmax(logits / T)), nats (Hinton et al. 2015)."""
-        wanted, got = ((values / temperature).log_softmax(-1) for values in (reference, logits))
-        return temperature**2 * (wanted.exp() * (wanted - got)).sum(-1)
+        """See Task."""
+        return self.objective.parts[LOGITS].distillation_losses(logits, reference, temperature)
 
     def score(self, outputs: np.ndarray, labels: np.ndarray) -> Score:
-        """Accuracy, with the standard error of a proportion."""
-        from sklearn.metrics import accuracy_score
-
-        n = len(labels)
-        accuracy = float(accuracy_score(labels, self.predictions(outputs)))
-        error = float(np.sqrt(accuracy * (1 - accuracy) / n))
-        return Score("accuracy", 100 * accuracy, 100 * error, n)
+        """See Task."""
+        metric = self.metric()
+        metric.update({LOGITS: outputs}, labels)
+        return metric.score()
 
     def divergence(self, outputs: np.ndarray, reference: np.ndarray) -> float:
-        """Mean Kullback-Leibler divergence of the predicted distributions from the reference's, nats."""
-        from scipy.special import log_softmax
-
-        wanted, got = log_softmax(reference.astype(np.float64), -1), log_softmax(outputs.astype(np.float64), -1)
-        return float((np.exp(wanted) * (wanted - got)).sum(-1).mean())
+        """See Task."""
+        return self.objective.parts[LOGITS].divergence(outputs, reference)
 
     def predictions(self, outputs: np.ndarray) -> np.ndarray:
         """The likeliest class of each sample."""

@@ -1,11 +1,13 @@
 """Running samples through a model or an engine."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prune2deploy.tasks.base import Arrays, Samples, Score, Task, tensors
+from prune2deploy.tasks.metrics import Metric
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,6 +35,22 @@ def outputs_of(run: Run, samples: Samples, batch_size: int = BATCH) -> np.ndarra
     return np.stack([rows[index] for index in range(len(samples))])
 
 
+def metric_of(run: Run, task: Task, samples: Samples, labels: np.ndarray) -> Metric:
+    """The task metric of `run` over `samples`, batch by batch, so that no outputs are kept.
+
+    Args:
+        run: from inputs to the task's one output.
+        task: what the samples are of.
+        samples: with or without labels of their own.
+        labels: [n, ...], what is right.
+    """
+    metric = task.metric()
+    [output] = task.outputs
+    for indices, batch in samples.batches(BATCH):
+        metric.update({output: run(batch.inputs)}, labels[indices], batch.valid)
+    return metric
+
+
 def score_of(run: Run, task: Task, samples: Samples, reference: np.ndarray) -> Score:
     """The task metric of `run`; where the data has no labels, the agreement with the dense model's predictions.
 
@@ -42,12 +60,18 @@ def score_of(run: Run, task: Task, samples: Samples, reference: np.ndarray) -> S
         samples: with or without labels.
         reference: the dense model's outputs for the samples.
     """
-    return score_outputs(outputs_of(run, samples), task, samples, reference)
+    return _named(metric_of(run, task, samples, labels_of(task, samples, reference)).score(), samples)
 
 
 def score_outputs(outputs: np.ndarray, task: Task, samples: Samples, reference: np.ndarray) -> Score:
     """As `score_of`, for outputs that are there already."""
-    if samples.labels is not None:
-        return task.score(outputs, samples.labels)
-    score = task.score(outputs, task.predictions(reference))
-    return Score(f"{score.metric} against the dense model", score.value, score.standard_error, score.n)
+    return _named(task.score(outputs, labels_of(task, samples, reference)), samples)
+
+
+def labels_of(task: Task, samples: Samples, reference: np.ndarray) -> np.ndarray:
+    """The labels of `samples`; what the dense model says, where they have none."""
+    return task.predictions(reference) if samples.labels is None else samples.labels
+
+
+def _named(score: Score, samples: Samples) -> Score:
+    return score if samples.labels is not None else replace(score, metric=f"{score.metric} against the dense model")

@@ -45,6 +45,40 @@ def test_probes_have_the_fisher_information_of_the_predictions_as_covariance(cas
     torch.testing.assert_close(found, wanted, atol=0.01, rtol=0)
 
 
+def test_numbers_are_those_of_before_objectives_bit_for_bit(case):
+    """Weights of pruned classifiers depend on every bit."""
+    from scipy.special import log_softmax
+    from torch.nn.functional import cross_entropy
+
+    def generator():
+        return torch.Generator().manual_seed(3)
+
+    logits, reference = random_logits(7).float().repeat(50, 1), random_logits(8).float().repeat(50, 1)
+    labels = torch.arange(len(logits)) % 3
+    p = logits.softmax(-1)
+    root = p.sqrt() * (torch.randint(0, 2, p.shape, generator=generator()).to(p.dtype) * 2 - 1)
+    wanted, got = ((values / 4.0).log_softmax(-1) for values in (reference, logits))
+    task, joint = case.task, case.task.objective
+    named, other = {"logits": logits}, {"logits": reference}
+    for found, before in (
+        (task.losses(logits, labels), cross_entropy(logits, labels, reduction="none")),
+        (task.sampled_labels(logits, generator()), torch.multinomial(p, 1, generator=generator()).squeeze(-1)),
+        (task.fisher_probe(logits, generator()), root - p * root.sum(-1, keepdim=True)),
+        (task.distillation_losses(logits, reference, 4.0), 4.0**2 * (wanted.exp() * (wanted - got)).sum(-1)),
+        (joint.losses(named, {"logits": labels}), task.losses(logits, labels)),
+        (joint.sampled_labels(named, generator())["logits"], task.sampled_labels(logits, generator())),
+        (joint.fisher_probe(named, generator(), None, 4.0)["logits"], task.fisher_probe(logits / 4.0, generator())),
+        (joint.distillation_losses(named, other, 4.0), task.distillation_losses(logits, reference, 4.0)),
+    ):
+        assert torch.equal(found, before)
+    for scale in (1.0, np.exp(0.3)):
+        outputs = scale * logits.numpy()
+        exact, close = (log_softmax(values.astype(np.float64), -1) for values in (reference.numpy(), outputs))
+        before = float((np.exp(exact) * (exact - close)).sum(-1).mean())
+        assert task.divergence(outputs, reference.numpy()) == before
+        assert joint.divergence({"logits": outputs}, {"logits": reference.numpy()}) == before
+
+
 # labels
 
 
