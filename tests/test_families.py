@@ -19,7 +19,7 @@ from steady import answer, cli, install
 
 from prune2deploy.graphs.onnx_model import export_onnx
 from prune2deploy.models.capture import visits_of
-from prune2deploy.models.checkpoint import load, load_dense, save_pruned
+from prune2deploy.models.checkpoint import load, save_pruned
 from prune2deploy.models.family import blocks_of, families
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.projection import as_rows, output_projection, rows_in

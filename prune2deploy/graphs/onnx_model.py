@@ -33,12 +33,16 @@ def logits_of(model: "PreTrainedModel") -> "nn.Module":
 
 def export_onnx(model: "PreTrainedModel", task: "Task", path: Path) -> None:
     """Write `model` to `path` with the task's free axes named; raises CheckFailedError where the graph is invalid."""
+    axes = task.dynamic_axes()
+    to_onnx(logits_of(model), example_inputs(task), axes, task.axis_limits(), [OUTPUT], path)
+
+
+def example_inputs(task: "Task") -> "dict[str, torch.Tensor]":
+    """What a model is traced with: padded, so that its mask counts."""
     import torch
 
-    axes = task.dynamic_axes()
     example = task.synthetic_inputs(TRACE_BATCH, TRACE_LENGTH)
-    inputs = {name: torch.from_numpy(example[name]) for name in axes}
-    to_onnx(logits_of(model), inputs, axes, task.axis_limits(), [OUTPUT], path)
+    return {name: torch.from_numpy(example[name]) for name in task.dynamic_axes()}
 
 
 def dense_onnx(model: "PreTrainedModel", task: "Task", directory: Path, digest: str) -> Path:

@@ -1,12 +1,14 @@
 """The ONNX graph of a module, with the weights of a narrower one: seconds saved at each width that profiling measures.
 
 A graph whose axes are free does not change with the widths as long as the same blocks are there; only its weights do.
-Where the exporter has baked a width into the graph (head counts where the sequence length is fixed), shape inference
-says so, and the caller exports anew. Which initializer holds which parameter is told by name, or by content where the
-exporter stored a weight transposed under another name.
+Where the exporter has baked a width into the graph (head counts where the sequence length is fixed, groups of queries),
+shape inference says so, or what the graph puts out is not what the module does, and the caller exports anew. Which
+initializer holds which parameter is told by name, or by content where the exporter stored a weight transposed under
+another name.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,16 +17,21 @@ import numpy as np
 from prune2deploy.files import replacing
 
 if TYPE_CHECKING:
+    import onnx
+    import torch
     from torch import nn
+
+EQUAL = 1e-3  # of the largest output; a wrong graph is wrong altogether
 
 
 class Template:
-    """An exported graph and the module that it was exported from."""
+    """An exported graph and the module that it was exported from, which takes `inputs`."""
 
-    def __init__(self, onnx_file: Path, module: "nn.Module"):
+    def __init__(self, onnx_file: Path, module: "nn.Module", inputs: "Mapping[str, torch.Tensor]"):
         import onnx
         from onnx import numpy_helper
 
+        self.inputs = dict(inputs)
         self.graph = onnx.load(onnx_file)
         self.shapes = {name: tuple(tensor.shape) for name, tensor in module.named_parameters()}
         initializers = {entry.name: entry for entry in self.graph.graph.initializer}
@@ -57,9 +64,29 @@ class Template:
             onnx.checker.check_model(graph, full_check=True)
         except Exception:  # checker and shape inference raise unrelated kinds; each says that a shape was baked in
             return False
+        if not self._computes(graph, module):
+            return False
         with replacing(onnx_file) as partial:
             onnx.save(graph, partial)
         return True
+
+    def _computes(self, graph: "onnx.ModelProto", module: "nn.Module") -> bool:
+        """Whether `graph` puts out what `module` does."""
+        import onnxruntime
+        import torch
+
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        with torch.no_grad():
+            wanted = module(inputs=self.inputs)[0].numpy()
+        try:
+            session = onnxruntime.InferenceSession(graph.SerializeToString(), options, ["CPUExecutionProvider"])
+            given = {entry.name: self.inputs[entry.name].numpy() for entry in session.get_inputs()}
+            got = session.run(None, given)[0]
+        except Exception:  # ONNX Runtime raises kinds of its own; each says that a shape was baked in
+            return False
+        return got.shape == wanted.shape and bool(np.abs(got - wanted).max() <= EQUAL * max(1.0, np.abs(wanted).max()))
 
 
 def _digest(array: np.ndarray) -> bytes:

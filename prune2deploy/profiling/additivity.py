@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prune2deploy.config import WorkloadPoint
-from prune2deploy.graphs.onnx_model import export_onnx
+from prune2deploy.graphs.onnx_model import example_inputs, export_onnx
 from prune2deploy.models.block import Block
 from prune2deploy.models.family import blocks_of
 from prune2deploy.models.plan import Plan
@@ -43,7 +43,7 @@ class WholeModels:
         self.plans = random_plans(self.blocks, grids, FITTED + UNSEEN, seed)
         signature = signature_of(model.config)
         self.engines: list[Engine] = []
-        template = Template(dense, logits_of(model))
+        template = Template(dense, logits_of(model), example_inputs(task))
         with progress.track("building whole models", len(self.plans)) as advance:
             for widths in self.plans:
                 path = directory / f"whole-{fingerprint(widths)}.onnx"

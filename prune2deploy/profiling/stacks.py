@@ -56,7 +56,7 @@ class Stacks:
             if self.template is None or not width or not self.template.write(stack, path):
                 self._export(stack, path)
                 if width:
-                    self.template = Template(path, stack)
+                    self.template = Template(path, stack, self.call.tensors())
         return path
 
     def inputs(self, batch: int, seq_len: int | None) -> Arrays:

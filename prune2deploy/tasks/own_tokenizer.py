@@ -105,8 +105,8 @@ def sends_types(tokenizer: "PreTrainedTokenizerBase", pairs: bool, config: "Pret
     known = getattr(config, "type_vocab_size", 1)  # a model that knows no segments takes all for the first
     if largest >= known:
         raise InputError(
-            f"{model_dir}: the tokenizer gives segment {largest} (token_type_ids), and type_vocab_size is {known}: take token_type_ids out of model_input_names in tokenizer_config.json if the model "
-            "was trained without"
+            f"{model_dir}: the tokenizer gives segment {largest} (token_type_ids), and type_vocab_size is {known}: take "
+            "token_type_ids out of model_input_names in tokenizer_config.json if the model was trained without"
         )
     return bool(largest > 0)
 

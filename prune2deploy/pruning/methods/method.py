@@ -79,9 +79,12 @@ class Method(ABC):
         """
         import copy
 
+        from torch import nn
+
         from prune2deploy.models.surgery import mask_
 
         dense = self.calibration.model
-        model = copy.deepcopy(dense, {id(shared): shared for shared in dense.get_input_embeddings().parameters()})
+        embeddings = [module.weight for module in dense.modules() if isinstance(module, nn.Embedding)]
+        model = copy.deepcopy(dense, {id(shared): shared for shared in embeddings})
         mask_(model, plan)
         return model

@@ -15,7 +15,7 @@ import numpy as np
 from prune2deploy.budget import Budget
 from prune2deploy.config import Project
 from prune2deploy.errors import CheckFailedError, InputError, UnreachableBudgetError
-from prune2deploy.graphs.onnx_model import export_onnx, logits_of
+from prune2deploy.graphs.onnx_model import example_inputs, export_onnx, logits_of
 from prune2deploy.graphs.reweigh import Template
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.table import LatencyTable
@@ -74,7 +74,7 @@ class EngineBench:
         path.unlink(missing_ok=True)
         with self.progress.track("building the candidate", 1) as advance:
             # not kept between candidates: it holds the dense model's weights once more
-            if not Template(self.dense_file, logits_of(self.model)).write(logits_of(slim), path):
+            if not Template(self.dense_file, logits_of(self.model), example_inputs(self.task)).write(logits_of(slim), path):
                 export_onnx(slim, self.task, path)
             advance()
         engines = {DENSE: self.dense, "candidate": self.runtime.build(path)}

@@ -326,7 +326,8 @@ class Streams:
         `layer` is the pruned model's or stands for it. Returns, as rows, "entry", the residual stream before the block
         where it feeds that, "input" of the output projection, and its "output" unless that is not wanted.
         """
-        answered, watched = self._answering(layer, place), self._watched(layer, [block], place, "input" if stop_before_output else "output")
+        stop_at = "input" if stop_before_output else "output"
+        answered, watched = self._answering(layer, place), self._watched(layer, [block], place, stop_at)
         with answered, watched as seen, suppress(Reached):
             self.calls[place].run(layer, self.pruned_hidden[place])
         return {name: tensor for (_, name), tensor in seen.items()}
