@@ -2,7 +2,7 @@ import pytest
 import torch
 from tiny import layers_of
 
-from prune2deploy.models.capture import first_call, resumed
+from prune2deploy.models.capture import resumed
 
 
 def states(model, inputs):

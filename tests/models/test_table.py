@@ -6,7 +6,6 @@ from prune2deploy.errors import InputError, UnstableMeasurementError
 from prune2deploy.files import write_record
 from prune2deploy.models.block import Block
 from prune2deploy.models.plan import Plan
-from prune2deploy.models.signature import Signature
 from prune2deploy.models.table import (
     Curve,
     LatencyTable,

@@ -6,7 +6,6 @@ import pytest
 import torch
 from tiny import layers_of, signature_of
 
-from prune2deploy.models.capture import first_call
 from prune2deploy.models.family import blocks_of
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.surgery import shrink_

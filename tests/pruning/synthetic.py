@@ -12,6 +12,7 @@ from prune2deploy.progress import Progress
 from prune2deploy.pruning.search.costs import Costs, FlopCosts, macs_of
 from prune2deploy.pruning.statistics.block_statistics import BlockStatistics
 from prune2deploy.pruning.statistics.calibrate import Calibration
+from prune2deploy.pruning.statistics.lengths import lengths_of
 from prune2deploy.runtimes.base import DeviceInfo, RuntimeInfo
 
 
@@ -52,13 +53,22 @@ def blocks_in(of):
     return families()["bert"].blocks(config_of(of))
 
 
+def block(kind, units, unit_size):
+    """Of the second layer of a BERT."""
+    found = blocks_in(signature(heads=units, filters=units, hidden=units * unit_size))
+    return next(block for block in found[2:] if block.kind == kind)
+
+
 def flop_costs(of, tokens):
     """Of a BERT of the sizes that the signature `of` has."""
-    return flop_costs_of(BertModel(config_of(of)).eval(), {"input_ids": torch.ones(2, 8, dtype=torch.long)}, tokens)
+    model = BertModel(config_of(of)).eval()
+    return FlopCosts(macs_of(model, blocks_of(model), {"input_ids": torch.ones(2, 8, dtype=torch.long)}, tokens))
 
 
-def flop_costs_of(model, inputs, tokens):
-    return FlopCosts(macs_of(model, blocks_of(model), inputs, tokens))
+def flop_costs_of(model, samples):
+    """Of `model` on samples of their mean length."""
+    tokens = float(lengths_of(model, samples).mean())
+    return FlopCosts(macs_of(model, blocks_of(model), samples.batch([0]).tensors(), tokens))
 
 
 def curve(widths, ms):

@@ -6,11 +6,11 @@ from importlib import import_module
 import elsewhere
 import numpy as np
 import pytest
+import synthetic
 import torch
 
 from prune2deploy.errors import InputError
 from prune2deploy.memory import store
-from prune2deploy.models.family import family_of
 from prune2deploy.progress import Progress
 from prune2deploy.pruning.compute import compute_device
 from prune2deploy.pruning.judge import Stages
@@ -18,7 +18,6 @@ from prune2deploy.pruning.methods.method import State, undoable
 from prune2deploy.pruning.methods.ours import OursMethod
 from prune2deploy.pruning.methods.registry import METHODS, method_named
 from prune2deploy.pruning.recovery import refit
-from prune2deploy.pruning.search.costs import FlopCosts
 from prune2deploy.pruning.statistics import removal
 from prune2deploy.pruning.statistics.calibrate import Calibration
 from prune2deploy.pruning.workbench import shrunk_equal
@@ -26,7 +25,7 @@ from prune2deploy.pruning.workbench import shrunk_equal
 
 def pruned_by_ours(case, model):
     """The state that all steps of ours leave, and what the judge said of each."""
-    costs = FlopCosts(family_of(model.config).signature(model.config), 16.0)
+    costs = synthetic.flop_costs_of(case.model, case.samples)
     method = OursMethod(Calibration(model, case.task, case.samples, 0, Progress()))
     plan = method.search(costs, 0.5)
     state = State(plan, method.masked(plan))

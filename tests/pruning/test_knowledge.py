@@ -26,7 +26,7 @@ def found_by_knowledge(case, model, blocks):
         batch = case.samples.batch(indices)
         with torch.no_grad():
             watched.append(Watched(batch, case.model(**batch.tensors()).logits))
-            call = capture(model, batch.tensors())
+            call = first_call(model, batch.tensors())
             for layer in layers_of(model)[: blocks[0].layer]:
                 call.hidden = call.run(layer, call.hidden)
         hidden.append(call.hidden)

@@ -9,7 +9,7 @@ import torch
 from synthetic import blocks_in
 
 import prune2deploy.pruning.methods.kprune as kprune
-from prune2deploy.models.block import Block, columns_of
+from prune2deploy.models.block import columns_of
 from prune2deploy.models.family import blocks_of
 from prune2deploy.models.projection import output_projection
 from prune2deploy.pruning.methods.kprune import KPruneMethod, Price, least_squares, refit, threshold_widths
@@ -21,7 +21,7 @@ from prune2deploy.pruning.statistics.reconstruction_error import Reconstruction
 
 TINY = synthetic.signature(layers=2, heads=2, filters=4, hidden=8)
 COSTS = synthetic.GivenCosts({"attention": {0: 0, 1: 1.0, 2: 1.7}, "ffn": {0: 0, 1: 0.8, 2: 0.8, 3: 1.1, 4: 1.4}})
-PRICES = {"attention": Price(COSTS, "attention", 2), "ffn": Price(COSTS, "ffn", 4)}
+PRICES = {block.curve: Price(COSTS, block) for block in blocks_in(TINY)}
 
 
 # the threshold
@@ -83,7 +83,7 @@ def test_dead_inputs_get_no_weight():
 
 def test_refit_writes_the_kept_columns_alone():
     *_, statistics = made_up()
-    block, projection = Block(0, "attention", 5, 2), torch.nn.Linear(10, 5)
+    block, projection = synthetic.block("attention", 5, 2), torch.nn.Linear(10, 5)
     bias = projection.bias.detach().clone()
     refit(block, [0, 2, 4], statistics, projection)
     kept = columns_of([0, 2, 4], 2)
@@ -96,7 +96,7 @@ def test_refit_writes_the_kept_columns_alone():
 def test_without_any_unit_nothing_is_left():
     _, y, _, _ = made_up()
     projection = torch.nn.Linear(6, 5)
-    refit(Block(0, "ffn", 6, 1), [], synthetic.statistics(y[:, :0], y), projection)
+    refit(synthetic.block("ffn", 6, 1), [], synthetic.statistics(y[:, :0], y), projection)
     assert not projection.weight.any()
     assert not projection.bias.any()
 

@@ -9,9 +9,18 @@ from synthetic import blocks_in
 
 import prune2deploy.pruning.methods.kwon as kwon
 from prune2deploy.errors import UnreachableBudgetError
-from prune2deploy.models.block import Block, columns_of
+from prune2deploy.models.block import columns_of
+from prune2deploy.models.family import blocks_of
 from prune2deploy.models.projection import output_projection
-from prune2deploy.pruning.methods.kwon import KwonMethod, LinearCost, fit_cost, global_search, lsmr_scales, mini_batch_fisher
+from prune2deploy.pruning.methods.kwon import (
+    KINDS,
+    KwonMethod,
+    LinearCost,
+    fit_cost,
+    global_search,
+    lsmr_scales,
+    mini_batch_fisher,
+)
 from prune2deploy.pruning.methods.method import State
 from prune2deploy.pruning.search.costs import LatencyCosts
 from prune2deploy.pruning.statistics.lengths import lengths_of
@@ -178,8 +187,7 @@ def test_fisher_is_of_mini_batch_means(case, monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_lsmr_solves_the_damped_normal_equations(kind):
     size = 3 if kind == "attention" else 1
-    blocks = {block.kind: block for block in blocks_in(synthetic.signature(layers=2, heads=8, filters=8, hidden=24))}
-    block, units, width, n = blocks[kind], 4, 6, 40
+    block, units, width, n = synthetic.block(kind, 8, size), 4, 6, 40
     rng = np.random.default_rng(0)
     x, weight = rng.normal(0.3, 0.3, size=(n, units * size)), rng.normal(0, 0.3, size=(width, units * size))
     bias, y = rng.normal(size=width), rng.normal(size=(n, width))
@@ -202,7 +210,7 @@ def test_lsmr_solves_the_damped_normal_equations(kind):
 def pruned(case, keep=tiny.PLANS["ragged"]):
     method = KwonMethod(synthetic.calibration(case))
     plan = tiny.plan_keeping(case.model, keep)
-    costs = synthetic.flop_costs_of(case.model, case.samples.batch([0]).tensors(), float(lengths_of(case.model, case.samples).mean()))
+    costs = synthetic.flop_costs_of(case.model, case.samples)
     return method, State(plan, method.masked(plan)), costs
 
 

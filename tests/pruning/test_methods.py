@@ -13,8 +13,7 @@ from prune2deploy.models.projection import output_projection
 from prune2deploy.models.surgery import shrink_
 from prune2deploy.pruning.methods.method import State
 from prune2deploy.pruning.methods.registry import METHODS
-from prune2deploy.pruning.search.costs import FlopCosts, LatencyCosts
-from prune2deploy.pruning.statistics.lengths import lengths_of
+from prune2deploy.pruning.search.costs import LatencyCosts
 from prune2deploy.tasks.predict import outputs_of, torch_run
 
 
@@ -44,7 +43,7 @@ def stages_of(method, costs, budget):
 
 def test_the_budget_is_kept_and_used(case, method):
     costs = table_costs(method)
-    flops = FlopCosts(method.signature, float(lengths_of(case.model, case.samples).mean()))
+    flops = synthetic.flop_costs_of(case.model, case.samples)
     for each, budget in [(costs, 0.5 * costs.table.dense_ms), (costs, 0.8 * costs.table.dense_ms), (flops, 0.4)]:
         total = each.total(method.search(each, budget).widths(blocks_of(case.model)))
         assert 0.8 * budget < total <= budget * (1 + 1e-9)

@@ -15,7 +15,7 @@ from prune2deploy.models.family import blocks_of
 from prune2deploy.models.projection import output_projection
 from prune2deploy.pruning.methods.ours import OursMethod
 from prune2deploy.pruning.methods.ziplm import ZipLmMethod
-from prune2deploy.pruning.search.costs import FlopCosts, LatencyCosts
+from prune2deploy.pruning.search.costs import LatencyCosts
 from prune2deploy.pruning.search.knapsack import choose_widths
 from prune2deploy.pruning.search.profile_search import CalibrationLoss
 from prune2deploy.pruning.statistics.removal import DAMPING
@@ -102,7 +102,7 @@ def test_nearby_budgets_share_their_coefficients(case, method, costs, judged):
     assert method.search(costs, budget) == first
     method.search(costs, 0.8 * budget)
     assert len(judged) == 2 * (1 + TRIALS)
-    method.search(FlopCosts(method.signature, 8.0), 0.8 * budget)
+    method.search(synthetic.flop_costs_of(case.model, case.samples), 0.8 * budget)
     assert len(judged) == 3 * (1 + TRIALS)
 
 

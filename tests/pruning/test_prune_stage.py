@@ -2,6 +2,7 @@ import copy
 
 import numpy as np
 import pytest
+import synthetic
 import tiny
 import torch
 
@@ -14,9 +15,7 @@ from prune2deploy.models.surgery import mask_
 from prune2deploy.pruning.methods.fisher import FisherMethod
 from prune2deploy.pruning.methods.method import Method, State
 from prune2deploy.pruning.methods.registry import METHODS
-from prune2deploy.pruning.search.costs import FlopCosts
 from prune2deploy.pruning.stage import prune
-from prune2deploy.pruning.statistics.lengths import lengths_of
 from prune2deploy.pruning.workbench import calibration_samples, shrunk_equal
 from prune2deploy.tasks.predict import outputs_of, torch_run
 
@@ -51,7 +50,7 @@ def test_pruned_to_a_share_of_the_flops(case, tmp_path, method):
     model = load(out)
     assert widths_of(model, blocks) == record.plan.widths(blocks)
     calibration, *_ = calibration_samples(case.task, case.project)
-    costs = FlopCosts(record.plan.signature, float(lengths_of(case.model, calibration).mean()))
+    costs = synthetic.flop_costs_of(case.model, calibration)
     assert 0.4 < costs.total(record.plan.widths(blocks)) <= 0.5 + 1e-9
 
     provenance = record.provenance

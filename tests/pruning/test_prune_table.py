@@ -3,7 +3,6 @@ import json
 import pytest
 import synthetic
 import tiny
-from synthetic import blocks_in
 
 import prune2deploy.pruning.workbench as stage
 from prune2deploy.budget import Budget
@@ -38,13 +37,13 @@ def test_with_a_table_from_elsewhere_a_margin_is_kept(case, tmp_path, kind, meth
     table, path = table_file(case, tmp_path, fixed=1.0)
     budget = Budget(kind=kind, value=0.6 * table.dense_ms if kind == "latency_ms" else 1 / 0.6)
     record = prune(case.project, budget, tmp_path / "out", method=method, table=path)
-    predicted = table.predict_plan_ms(record.plan, blocks_in(record.plan.signature))
+    predicted = table.predict_ms(record.plan.widths_by_key())
     assert 0.85 * 0.6 * table.dense_ms < predicted <= (1 - AWAY_MARGIN) * 0.6 * table.dense_ms + 1e-9
     assert record.provenance.predicted_ms == pytest.approx(predicted)
     assert (record.provenance.table, record.provenance.device) == ("theirs.json", "Their CPU")
     assert record.provenance.fitted == []
     if method != "kwon":
-        assert all(record.plan.width(b) in table.widths(b.kind) for b in blocks_in(record.plan.signature))
+        assert all(record.plan.width(b) in table.widths(b.curve) for b in blocks_of(case.model))
 
 
 @pytest.mark.usefixtures("forbid_measuring")

@@ -8,7 +8,7 @@ import torch
 from tiny import layers_of
 
 from prune2deploy.models.block import columns_of
-from prune2deploy.models.family import blocks_of, family_of
+from prune2deploy.models.family import blocks_of
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.projection import output_projection
 from prune2deploy.models.surgery import mask_, shrunk_layer, write_back_
@@ -42,13 +42,14 @@ def test_the_first_block_is_the_weighted_regression_worked_out_by_hand(case):
     plain = Streams(case.model, case.model, case.samples)
     plain.enter(0)
     rows, wanted = [], []
-    for batch, valid in enumerate(plain.valid):
+    for batch in range(len(plain.places)):
+        valid = plain.counted(first, batch)
         with torch.no_grad():
             seen = plain.through(layers_of(case.model)[0], first, batch)
         rows.append(seen["input"][valid].double().numpy())
         wanted.append(seen["output"][valid].double().numpy())
     order = [index for indices, _ in case.samples.batches(32) for index in indices]
-    weight = np.concatenate([moments.weights[index][0] for index in order])
+    weight = np.concatenate([moments.weights[first][index][0] for index in order])
     x, y = np.concatenate(rows), np.concatenate(wanted)
     root = np.sqrt(weight / weight.sum())[:, None]
     x_mean, y_mean = (weight @ x) / weight.sum(), (weight @ y) / weight.sum()
@@ -73,7 +74,7 @@ def test_the_first_block_is_the_weighted_regression_worked_out_by_hand(case):
 def test_it_is_nearer_to_the_dense_model_than_masking_the_same_units(case):
     kept, pruned, _ = selected(case, half(case.model))
     masked = copy.deepcopy(case.model)
-    mask_(masked, Plan.of(family_of(case.model.config).signature(case.model.config), kept))
+    mask_(masked, Plan.of(tiny.signature_of(case.model), kept))
     judge = Reconstruction(case.model, case.samples)
     assert judge.error(pruned) < 0.7 * judge.error(masked)
 
@@ -137,20 +138,20 @@ def test_a_shrunk_layer_written_back_is_the_masked_layer(case):
     masked = copy.deepcopy(case.model)
     mask_(masked, plan)
     own = [block for block in blocks_of(masked) if block.layer == 1]
-    family, layer = family_of(masked.config), layers_of(masked)[1]
-    small = shrunk_layer(family, layer, {block: plan.units(block) for block in own})
+    layer = layers_of(masked)[1]
+    small = shrunk_layer(layer, {block: plan.units(block) for block in own})
     wanted = {name: weight.clone() for name, weight in layer.state_dict().items()}
     for block in own:
         if plan.units(block):
-            write_back_(family, small, layer, block, plan.units(block))
+            write_back_(small, layer, block, plan.units(block))
     assert all(torch.equal(weight, wanted[name]) for name, weight in layer.state_dict().items())
     with torch.no_grad():
         for weight in small.parameters():
             weight.add_(1)
     for block in own:
         if kept := plan.units(block):
-            write_back_(family, small, layer, block, kept)
-            consumer = layer.get_submodule(family.branches[block.kind].consumer)
+            write_back_(small, layer, block, kept)
+            consumer = layer.get_submodule(block.output)
             columns = columns_of(kept, block.unit_size)
-            name = family.branches[block.kind].consumer + ".weight"
+            name = block.output + ".weight"
             torch.testing.assert_close(consumer.weight[:, columns], wanted[name][:, columns] + 1)

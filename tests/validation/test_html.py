@@ -7,7 +7,6 @@ import pytest
 from prune2deploy.budget import Budget
 from prune2deploy.config import WorkloadPoint
 from prune2deploy.models.checkpoint import FitRound, StageResult
-from prune2deploy.models.signature import Signature
 from prune2deploy.models.table import Curve, PointTable
 from prune2deploy.runtimes.base import DeviceInfo, RuntimeInfo
 from prune2deploy.validation.html import duration, number, percent, render
