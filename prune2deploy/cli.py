@@ -325,9 +325,14 @@ def doctor(as_json: Json = False) -> None:
 
 
 def _print_stages(record: "PrunedRecord") -> None:
-    for stage in record.provenance.stages:
-        typer.echo(f"{stage.stage:<14} {stage.score:6.2f} ± {stage.standard_error:.2f} {stage.metric}, reconstruction error "
-                   f"{stage.reconstruction_error:.3f}{'' if stage.kept else ' (not kept)'}")  # fmt: skip
+    from prune2deploy.tasks.paired import Loss
+
+    stages = record.provenance.stages
+    for stage in stages:
+        error = stage.lost_standard_error
+        lost = "" if error is None else f", {Loss(stages[0].score - stage.score, error, stage.n)}"
+        typer.echo(f"{stage.stage:<14} {stage.score:6.2f} ± {stage.standard_error:.2f} {stage.metric}{lost}, reconstruction "
+                   f"error {stage.reconstruction_error:.3f}{'' if stage.kept else ' (not kept)'}")  # fmt: skip
 
 
 def _print_report(report: "Report", repository: Path, as_json: bool) -> None:
@@ -341,6 +346,8 @@ def _print_report(report: "Report", repository: Path, as_json: bool) -> None:
         typer.echo(report.headline)
         for check in report.checks:
             typer.echo(f"{'passed' if check.passed else 'FAILED'}  {check.name}: {check.detail}")
+        for warning in report.warnings:
+            typer.echo(f"warning {warning}")
         typer.echo(f"package {entry}, version {version}\nreport  {entry / str(version) / 'report.html'}")
     if report.verdict == "failed":
         raise typer.Exit(1)

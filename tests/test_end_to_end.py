@@ -1,4 +1,5 @@
 import hashlib
+import html
 import json
 import shutil
 
@@ -21,6 +22,7 @@ from prune2deploy.pruning.workbench import Workbench
 from prune2deploy.repository.manifest import read_manifest, write_sealed
 from prune2deploy.tasks.registry import task_of
 from prune2deploy.validation import assess
+from prune2deploy.validation.html import render
 from prune2deploy.validation.record import Check, Report
 
 pytest_plugins = ("made",)
@@ -176,6 +178,42 @@ def test_an_engine_that_scores_otherwise_than_at_export_does_not_validate(made, 
     assert [check.name for check in result.checks if not check.passed] == ["task metric"]
 
 
+@pytest.mark.parametrize(("away", "passes"), [(1, True), (2, False)])
+def test_one_sample_that_answers_otherwise_is_no_other_score_though_the_error_is_zero(
+    away, passes, bert_made, clock, tmp_path
+):
+    package = shutil.copytree(bert_made.package, tmp_path / "package" / bert_made.package.name)
+    manifest = read_manifest(package / "1")
+    there = manifest.metric_pruned
+    changed = there.model_copy(update={"value": there.value + away * 100 / there.n, "standard_error": 0.0})
+    write_sealed(manifest.model_copy(update={"metric_pruned": changed}), package / "1")
+    assert prune2deploy.validate(package, bert_made.project).passed == passes
+
+
+def test_what_was_lost_is_told_with_its_standard_error(made):
+    report, manifest = report_of(made.package), read_manifest(made.version)
+    assert report.lost.points == pytest.approx(report.metric_dense.value - report.metric_pruned.value)
+    assert report.lost.standard_error > 0
+    assert manifest.lost == report.lost
+    assert f"± {report.lost.standard_error:.2f} points" in report.headline
+    for stage in report.stages[1:]:
+        assert stage.lost_standard_error > 0
+
+
+def test_reports_and_manifests_of_before_are_read(made, tmp_path):
+    stored = json.loads((made.version / "report.json").read_text(encoding="utf-8"))
+    for new in ("lost", "warnings"):
+        del stored[new]
+    for stage in stored["stages"]:
+        stage.pop("lost_standard_error", None)
+    assert Report.model_validate(stored).lost is None
+    assert "standard errors ±" in render(Report.model_validate(stored))
+    manifest = json.loads((made.version / "manifest.json").read_text(encoding="utf-8"))
+    del manifest["lost"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert read_manifest(tmp_path).lost is None
+
+
 def test_a_table_that_is_there_is_not_measured_again(bert_made, pairs_made, vit_made):
     assert sum(asked.startswith(BLOCKS) for asked in bert_made.asked) == 1
     assert not any(asked.startswith(BLOCKS) for asked in pairs_made.asked)
@@ -246,6 +284,22 @@ def test_prune_away_from_the_target_keeps_a_margin(work, clock):
 
 
 # promises that are not kept
+
+
+def test_a_loss_nearer_to_the_limit_than_it_is_known_is_warned_of(work_pruned, bert_made, clock):
+    lost = report_of(bert_made.package).lost
+    limit = lost.points + lost.standard_error / 2
+    assert limit >= 0
+    result = cli("export", "--max-loss", limit, "--name", "near")
+    assert result.exit_code == 0, result.stderr
+    [warning] = [line for line in result.stdout.splitlines() if line.startswith("warning ")]
+    assert f"on other samples it may well be more than {limit:g}" in warning
+    [said] = report_of(work_pruned / "model_repository" / "near").warnings
+    assert warning == f"warning {said}"
+    assert said in html.unescape((work_pruned / "model_repository" / "near" / "1" / "report.html").read_text(encoding="utf-8"))
+
+    report = answer(cli("export", "--max-loss", lost.points + 2 * lost.standard_error, "--name", "far", "--json"))
+    assert report["warnings"] == []
 
 
 def test_model_that_lost_too_much_is_not_exported(work_pruned, bert_made, clock, monkeypatch):

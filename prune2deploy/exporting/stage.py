@@ -316,7 +316,7 @@ def manifest_of(report: Report, subject: Subject, entry: Path) -> Manifest:
         workload=subject.project.workload, max_batch_size=max_batch_size(subject.project), method=report.method,
         budget=report.budget, limit_ms=report.limit_ms, dense_ms=report.latency_dense.ms,
         measured_ms=report.latency_pruned.ms, speedup=report.speedup,
-        metric_dense=report.metric_dense, metric_pruned=report.metric_pruned, checks=report.checks,
+        metric_dense=report.metric_dense, metric_pruned=report.metric_pruned, lost=report.lost, checks=report.checks,
         tolerance=report.numerics.tolerance, versions=report.versions,
         backend=subject.project.backend, files=own_files(entry / located(entry)[1]), shared=shared_files(entry),
     )  # fmt: skip

@@ -192,6 +192,10 @@ class Task(ABC):
     def score(self, outputs: np.ndarray, labels: np.ndarray) -> Score:
         """The task metric of `outputs` [n, ...]."""
 
+    def sample_points(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+        """Points of each sample, [n], 0 to 100, whose mean is the task metric; None where it is no mean over samples."""
+        return None
+
     @abstractmethod
     def divergence(self, outputs: np.ndarray, reference: np.ndarray) -> float:
         """How far `outputs` [n, ...] are from the dense model's, in units of the loss; needs no labels."""

@@ -12,6 +12,7 @@ from prune2deploy.data.splits import column, columns_of, place_of, read_split
 from prune2deploy.errors import InputError
 from prune2deploy.tasks.base import Samples, Score, Task
 from prune2deploy.tasks.labels import LabelColumn, class_of_label, label_texts
+from prune2deploy.tasks.paired import WHOLE, error_of_mean
 
 if TYPE_CHECKING:
     import torch
@@ -139,13 +140,13 @@ class Classification(Task):
         return temperature**2 * (wanted.exp() * (wanted - got)).sum(-1)
 
     def score(self, outputs: np.ndarray, labels: np.ndarray) -> Score:
-        """Accuracy, with the standard error of a proportion."""
-        from sklearn.metrics import accuracy_score
+        """Accuracy, with its standard error."""
+        points = self.sample_points(outputs, labels)
+        return Score("accuracy", float(points.mean()), error_of_mean(points), len(labels))
 
-        n = len(labels)
-        accuracy = float(accuracy_score(labels, self.predictions(outputs)))
-        error = float(np.sqrt(accuracy * (1 - accuracy) / n))
-        return Score("accuracy", 100 * accuracy, 100 * error, n)
+    def sample_points(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """See Task."""
+        return WHOLE * (self.predictions(outputs) == labels)
 
     def divergence(self, outputs: np.ndarray, reference: np.ndarray) -> float:
         """Mean Kullback-Leibler divergence of the predicted distributions from the reference's, nats."""

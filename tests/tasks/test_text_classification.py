@@ -315,7 +315,8 @@ def test_score_is_accuracy_with_its_standard_error(make_task):
     score = make_task().score(outputs, np.array([0, 1, 2, 0, 0]))
     assert (score.metric, score.n) == ("accuracy", 5)
     assert score.value == pytest.approx(60)
-    assert score.standard_error == pytest.approx(100 * (0.6 * 0.4 / 5) ** 0.5)
+    share = (3 + 1) / (5 + 2)  # one sample more that is right and one that is wrong
+    assert score.standard_error == pytest.approx(100 * (share * (1 - share) / 7) ** 0.5)
 
 
 def test_losses_are_the_cross_entropy_of_each_sample(make_task):
