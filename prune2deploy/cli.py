@@ -135,14 +135,19 @@ def profile(
 ) -> None:
     """Measure the latency table of the model on this machine."""
     from prune2deploy.profiling.stage import profile as stage
+    from prune2deploy.profiling.table import padding_note
 
     table, path = stage(project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision), RichProgress())
     if as_json:
         print_json({"path": str(path), "dense_ms": table.dense_ms, "fixed_ms": table.fixed_ms,
-                    "median_error": table.median_error, "seconds": table.seconds})  # fmt: skip
+                    "median_error": table.median_error, "seconds": table.seconds,
+                    "padding_cost": {str(entry.point): entry.padding_cost for entry in table.points}})  # fmt: skip
         return
     typer.echo(f"dense {table.dense_ms:.2f} ms, without any block {table.fixed_ms:.2f} ms; predicts unseen plans to "
-               f"{100 * table.median_error:.1f} % (median)\n{path}")  # fmt: skip
+               f"{100 * table.median_error:.1f} % (median)")  # fmt: skip
+    if note := padding_note(table.points):
+        typer.echo(note)
+    typer.echo(str(path))
 
 
 @app.command()

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from google.protobuf import text_format
-from steady import BLOCKS, CANDIDATE, FINAL, answer, cli, files_in, refused
+from steady import BLOCKS, CANDIDATE, FINAL, PADDED_MS, PADDING, answer, cli, files_in, refused
 from tritonclient.grpc import model_config_pb2
 
 import prune2deploy
@@ -168,6 +168,31 @@ def test_what_is_timed_has_run_no_other_shape(work_pruned, clock):
     assert clock.used == []
 
 
+def test_every_stage_times_inputs_without_padding_in_sessions_without_a_past(made):
+    assert {asked.split(" at ")[0].split(",")[0] for asked in made.asked} >= {CANDIDATE, FINAL}
+    assert all(asked.startswith(PADDING) for asked in made.padded)
+    assert made.used == []
+
+
+def test_what_padding_costs_is_measured_once_and_told(bert_made, vit_made):
+    cost = bert_made.said["profile"]["padding_cost"]["batch 2 × 8"]
+    assert cost == pytest.approx(PADDED_MS / bert_made.said["profile"]["dense_ms"], rel=1e-2)
+    assert bert_made.asked.count(f"{PADDING} at batch 2 × 8") == 1
+    note = f"one padded token in every row makes batch 2 × 8 {100 * cost:.0f} % slower"
+    assert note in (bert_made.version / "report.html").read_text(encoding="utf-8")
+    [point] = report_of(vit_made.package).table_points
+    assert point.padding_cost is None, "images have no padding"
+
+
+def test_engines_measured_against_each_other_have_run_the_same(work, clock):
+    points = ("--batch", 1, "--batch", 2, "--seq-len", 8, "--seq-len", 16)
+    answer(cli("profile", *points, "--json"))
+    answer(cli("prune", "--speedup", 1.5, *points, "--json"))
+    assert clock.count(CANDIDATE) >= 2
+    assert clock.uneven == []
+    assert all(asked.startswith(PADDING) for asked in clock.padded)
+
+
 def test_an_engine_that_scores_otherwise_than_at_export_does_not_validate(made, clock, tmp_path):
     package = shutil.copytree(made.package, tmp_path / made.package.name)
     manifest = read_manifest(package / "1")
@@ -294,9 +319,10 @@ def test_a_loss_nearer_to_the_limit_than_it_is_known_is_warned_of(work_pruned, b
     assert result.exit_code == 0, result.stderr
     [warning] = [line for line in result.stdout.splitlines() if line.startswith("warning ")]
     assert f"on other samples it may well be more than {limit:g}" in warning
-    [said] = report_of(work_pruned / "model_repository" / "near").warnings
+    package = work_pruned / "model_repository" / "near"
+    [said] = report_of(package).warnings
     assert warning == f"warning {said}"
-    assert said in html.unescape((work_pruned / "model_repository" / "near" / "1" / "report.html").read_text(encoding="utf-8"))
+    assert said in html.unescape((package / "1" / "report.html").read_text(encoding="utf-8"))
 
     report = answer(cli("export", "--max-loss", lost.points + 2 * lost.standard_error, "--name", "far", "--json"))
     assert report["warnings"] == []

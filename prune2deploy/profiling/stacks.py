@@ -8,6 +8,8 @@ weights, makes the difference large against call overhead and leaves the caches 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from prune2deploy.models.family import Kind
 from prune2deploy.models.layer_call import LayerCall, capture
 from prune2deploy.models.plan import Plan
@@ -88,6 +90,15 @@ class Stacks:
         to_onnx(stack, self.call.tensors(), self.axes, limits, "hidden", path)
 
     def inputs(self, batch: int, seq_len: int | None) -> Arrays:
-        """What the model itself would call its first layer with at this shape."""
-        call = capture(self.model, tensors(self.task.synthetic_inputs(batch, seq_len)))
-        return {name: tensor.numpy() for name, tensor in call.tensors().items()}
+        """What the model itself would call its first layer with at this shape, where every token counts.
+
+        Called so, the model would leave out the mask, which the graph takes: hence one row more, which has padding, and
+        which is cut off again.
+        """
+        call = capture(self.model, tensors(self.task.synthetic_inputs(batch + 1, seq_len)))
+        found = {}
+        for name, tensor in call.tensors().items():
+            of_batch = [axis for axis, dim in self.axes[name].items() if dim == "batch"]
+            whole = tensor.narrow(of_batch[0], 0, batch) if of_batch else tensor
+            found[name] = np.ascontiguousarray(whole.numpy())
+        return found

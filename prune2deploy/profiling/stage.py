@@ -95,7 +95,8 @@ def measure(
         timings = whole.timings(point)
         spreads.append(timings[0].own_spread)
         entry, unseen = fit_point(point, at_point, whole, timings)
-        points.append(entry)
+        cost = whole.padding_cost(point)
+        points.append(entry.model_copy(update={"padding_cost": None if cost is None else round(cost, 4)}))
         checks.extend(unseen)
     return points, checks, spreads
 

@@ -13,6 +13,7 @@ from prune2deploy.models.plan import Plan
 from prune2deploy.runtimes.base import DeviceInfo, RuntimeInfo
 from prune2deploy.runtimes.nvml import GpuState
 
+CHEAP_PADDING = 0.02  # of the latency; less is within what two measurements differ by
 ERROR_LIMIT = 0.05  # median prediction error on unseen plans that a table may have
 
 
@@ -47,6 +48,9 @@ class PointTable(Record):
     dense_ms: float = Field(gt=0, description="the dense model, measured")
     block_scale: float = Field(gt=0, description="what the stacks' block times were multiplied by to fit whole models")
     curves: dict[Kind, Curve]
+    padding_cost: float | None = Field(
+        None, description="share by which one padded token in every row slows the dense model; None where nobody measured it"
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> "PointTable":
@@ -119,6 +123,14 @@ class LatencyTable(Record):
 
     def _averaged(self, values: list[float]) -> float:
         return float(np.average(values, weights=[point.point.weight for point in self.points]))
+
+
+def padding_note(points: list[PointTable]) -> str | None:
+    """What to tell of padding where it costs time; None where it costs next to nothing, or nobody measured it."""
+    cost, point = max(((each.padding_cost or 0.0, each.point) for each in points), key=lambda pair: pair[0])
+    if cost <= CHEAP_PADDING:
+        return None
+    return f"one padded token in every row makes {point} {100 * cost:.0f} % slower; budgets are for rows without any"
 
 
 def table_path(profiles: Path, device: DeviceInfo, signature: ModelSignature, runtime: RuntimeInfo, precision: str) -> Path:

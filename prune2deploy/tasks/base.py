@@ -153,7 +153,11 @@ class Task(ABC):
 
     @abstractmethod
     def synthetic_inputs(self, batch: int, seq_len: int | None) -> Arrays:
-        """Inputs of this shape made without data: for tracing and timing, never for checking numbers."""
+        """Inputs of this shape made without data, for tracing: where there can be padding, the last row ends in some."""
+
+    @abstractmethod
+    def timing_inputs(self, batch: int, seq_len: int | None) -> Arrays:
+        """The same for timing: every token counts, as in `workload_inputs`, because padding costs time."""
 
     @abstractmethod
     def workload_inputs(self, samples: Samples, point: WorkloadPoint) -> Arrays:

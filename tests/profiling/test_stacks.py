@@ -4,7 +4,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from tiny import signature_of
+from tiny import loaded_task, signature_of
 
 from prune2deploy.models.layer_call import capture
 from prune2deploy.models.plan import Plan
@@ -48,7 +48,7 @@ def test_stack_graphs_equal_the_layers_of_the_shrunk_model(case, tmp_path):
             inputs = stacks.inputs(batch, length)
             assert used <= set(inputs)
             outputs = session.run(None, {name: inputs[name] for name in used})[0]
-            expected = last_layer_output(slim, case.task.synthetic_inputs(batch, length))
+            expected = last_layer_output(slim, case.task.timing_inputs(batch, length))
             np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=2e-5, err_msg=path.name)
 
 
@@ -77,6 +77,22 @@ def test_captured_call_leads_to_what_the_model_computes(case):
         for layer in layers_of(case.model):
             hidden = layer(hidden, *args, **kwargs)
     np.testing.assert_allclose(hidden.numpy(), last_layer_output(case.model, inputs), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("batch", "length"), [(1, 32), (3, 8)])  # 32: the longest that the model takes
+def test_stack_inputs_say_that_every_token_counts(bert_dir, text_data, make_project, tmp_path, batch, length):
+    model, task = loaded_task(make_project(bert_dir, text_data, "text-classification", tmp_path))
+    stacks = Stacks(model, task, tmp_path)
+    inputs, traced = stacks.inputs(batch, length), stacks.call.tensors()
+    assert set(inputs) == set(traced)
+    [name] = set(inputs) - {"hidden_states"}
+    assert traced[name].min() < 0, "the mask is part of the trace"
+    assert inputs[name].shape == (batch, 1, length, length)
+    assert inputs[name].dtype == traced[name].numpy().dtype
+    assert (inputs[name] == 0).all()
+    unmasked = capture(model, tensors_of(task.timing_inputs(batch, length))).tensors()
+    assert set(unmasked) == {"hidden_states"}, "called so, the model leaves the mask out"
+    np.testing.assert_array_equal(inputs["hidden_states"], unmasked["hidden_states"].numpy())
 
 
 @pytest.mark.parametrize(("batch", "length"), [(1, 8), (4, 16)])

@@ -310,6 +310,17 @@ def test_synthetic_inputs_run_and_have_padding(make_task):
     assert 0 < inputs["attention_mask"].mean() < 1
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_timing_inputs_differ_from_those_of_a_trace_in_padding_alone(make_task, batch):
+    task = make_task()
+    timed, traced = task.timing_inputs(batch, 9), task.synthetic_inputs(batch, 9)
+    assert (timed["attention_mask"] == 1).all()
+    assert [name for name in timed if not np.array_equal(timed[name], traced[name])] == ["attention_mask"]
+    assert {name: (array.shape, array.dtype) for name, array in timed.items()} == {
+        name: (array.shape, array.dtype) for name, array in traced.items()
+    }
+
+
 def test_score_is_accuracy_with_its_standard_error(make_task):
     outputs = np.eye(3)[[0, 1, 2, 2, 1]]
     score = make_task().score(outputs, np.array([0, 1, 2, 0, 0]))
