@@ -13,6 +13,7 @@ import onnx
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
+from prune2deploy import provenance
 from prune2deploy.cli import app
 from prune2deploy.profiling import additivity, stage, sweep
 from prune2deploy.pruning.workbench import Workbench
@@ -120,6 +121,12 @@ def interrupted(monkeypatch, nth):
 
     monkeypatch.setattr(Workbench, "prune_to", prune_to)
     return pruned
+
+
+def upgraded(patch, package):
+    """Another version of `package` is installed from here on."""
+    real = provenance.version
+    patch.setattr(provenance, "version", lambda name: f"{real(name)}.post1" if name == package else real(name))
 
 
 def cli(*arguments):

@@ -9,7 +9,7 @@ import numpy as np
 from prune2deploy.budget import Budget, refuse_silly_loss
 from prune2deploy.config import Project, Target
 from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError, LossExceededError, UnstableMeasurementError
-from prune2deploy.exporting.fuse import GAIN, fuse
+from prune2deploy.exporting.fuse import GAIN, fuse, fused_dense
 from prune2deploy.exporting.parts import (
     part_names,
     publish_parts,
@@ -242,8 +242,7 @@ def take_fused(
         fused_file.unlink()
         return dense_file, False
     fused_file.replace(onnx_file)
-    fused_dense = dense_file.with_suffix(".fused.onnx")
-    return (fused_dense, True) if fuse(dense_file, fused_dense) else (dense_file, True)
+    return fused_dense(dense_file), True
 
 
 def table_of(project: Project, record: PrunedRecord) -> LatencyTable | None:

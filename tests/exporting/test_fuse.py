@@ -3,9 +3,11 @@ import copy
 import numpy as np
 import pytest
 import tiny
+from steady import upgraded
 
 from prune2deploy.config import Target
-from prune2deploy.exporting.fuse import fuse
+from prune2deploy.exporting import fuse as module
+from prune2deploy.exporting.fuse import fuse, fused_dense
 from prune2deploy.models.onnx_model import export_onnx
 from prune2deploy.models.surgery import shrink_
 from prune2deploy.runtimes.ort import OnnxRuntime
@@ -51,3 +53,23 @@ def test_damaged_graph_fails_the_check_in_one_line(ragged):
     assert not check.passed
     assert check.detail
     assert "\n" not in check.detail
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "onnx", "prune2deploy"])
+def test_fused_dense_graph_is_made_again_after_an_upgrade(package, tmp_path, monkeypatch):
+    fused = []
+    monkeypatch.setattr(module, "fuse", lambda onnx_file, path: fused.append(path) or bool(path.write_bytes(b"graph")))
+    dense = tmp_path / "model.key.onnx"
+    dense.write_bytes(b"dense")
+    first = fused_dense(dense)
+    assert fused_dense(dense) == first
+    assert fused == [first]
+    upgraded(monkeypatch, package)
+    second = fused_dense(dense)
+    assert fused == [first, second]
+    assert sorted(tmp_path.iterdir()) == sorted([dense, second])
+
+
+def test_a_dense_graph_with_nothing_to_fuse_stays_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "fuse", lambda onnx_file, path: False)
+    assert fused_dense(tmp_path / "model.key.onnx") == tmp_path / "model.key.onnx"
