@@ -65,7 +65,7 @@ def main() -> None:
             engines[f"{name}, shapes in the file"] = runtime.build(with_shapes(plain, work / f"{name}-shapes.onnx"))
             if fuse(plain, work / f"{name}-fused.onnx"):
                 engines[f"{name}, fused"] = runtime.build(work / f"{name}-fused.onnx")
-        inputs = task.synthetic_inputs(1, 128)
+        inputs = task.timing_inputs(1, 128)
         forms = interleaved({name: engine.timed(inputs) for name, engine in engines.items()}, "dense", ROUNDS,
                             Progress(), "graphs")  # fmt: skip
         engines.clear()

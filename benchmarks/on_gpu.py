@@ -78,7 +78,7 @@ def ratios(project: Project) -> dict:
         start = time.monotonic()
         engines[name] = runtime.build(project.state / "engine.onnx")
         build_s[name] = time.monotonic() - start
-    workload = [(point, task.synthetic_inputs(point.batch, point.seq_len)) for point in project.workload]
+    workload = [(point, task.timing_inputs(point.batch, point.seq_len)) for point in project.workload]
     with GpuWatch() as watch:
         timings = time_workload(engines, workload, RichProgress(), "timing")
     rows = {

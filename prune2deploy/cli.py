@@ -134,15 +134,20 @@ def profile(
     threads: Threads = None, runtime: RuntimeChoice = None, precision: PrecisionChoice = None, as_json: Json = False,
 ) -> None:
     """Measure the latency table of the model on this machine."""
+    from prune2deploy.models.table import padding_note
     from prune2deploy.profiling.stage import profile as stage
 
     table, path = stage(project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision), RichProgress())
     if as_json:
         print_json({"path": str(path), "dense_ms": table.dense_ms, "fixed_ms": table.fixed_ms,
-                    "median_error": table.median_error, "seconds": table.seconds})  # fmt: skip
+                    "median_error": table.median_error, "seconds": table.seconds,
+                    "padding_cost": {str(entry.point): entry.padding_cost for entry in table.points}})  # fmt: skip
         return
     typer.echo(f"dense {table.dense_ms:.2f} ms, without any block {table.fixed_ms:.2f} ms; predicts unseen plans to "
-               f"{100 * table.median_error:.1f} % (median)\n{path}")  # fmt: skip
+               f"{100 * table.median_error:.1f} % (median)")  # fmt: skip
+    if note := padding_note(table.points):
+        typer.echo(note)
+    typer.echo(str(path))
 
 
 @app.command()
@@ -325,9 +330,14 @@ def doctor(as_json: Json = False) -> None:
 
 
 def _print_stages(record: "PrunedRecord") -> None:
-    for stage in record.provenance.stages:
-        typer.echo(f"{stage.stage:<14} {stage.score:6.2f} ± {stage.standard_error:.2f} {stage.metric}, reconstruction error "
-                   f"{stage.reconstruction_error:.3f}{'' if stage.kept else ' (not kept)'}")  # fmt: skip
+    from prune2deploy.tasks.paired import Loss
+
+    stages = record.provenance.stages
+    for stage in stages:
+        error = stage.lost_standard_error
+        lost = "" if error is None else f", {Loss(stages[0].score - stage.score, error, stage.n)}"
+        typer.echo(f"{stage.stage:<14} {stage.score:6.2f} ± {stage.standard_error:.2f} {stage.metric}{lost}, reconstruction "
+                   f"error {stage.reconstruction_error:.3f}{'' if stage.kept else ' (not kept)'}")  # fmt: skip
 
 
 def _print_report(report: "Report", repository: Path, as_json: bool) -> None:
@@ -341,6 +351,8 @@ def _print_report(report: "Report", repository: Path, as_json: bool) -> None:
         typer.echo(report.headline)
         for check in report.checks:
             typer.echo(f"{'passed' if check.passed else 'FAILED'}  {check.name}: {check.detail}")
+        for warning in report.warnings:
+            typer.echo(f"warning {warning}")
         typer.echo(f"package {entry}, version {version}\nreport  {entry / str(version) / 'report.html'}")
     if report.verdict == "failed":
         raise typer.Exit(1)

@@ -23,7 +23,7 @@ class Made:
     """A project that was taken from `init` to a package.
 
     `origin`: where that was, for the whole run; `root`: this process's copy, which no other process changes;
-    `pruned`: the pruned model, kept; `said`: the --json answers; `asked`: what was measured.
+    `pruned`: the pruned model, kept; `said`: the --json answers; `asked`, `used`, `padded`: of the clock.
     """
 
     family: str
@@ -34,6 +34,8 @@ class Made:
     pruned: Path
     said: dict[str, dict]
     asked: list[str]
+    used: list[str]
+    padded: list[str]
 
     @property
     def version(self):
@@ -61,7 +63,7 @@ def make(family, model, data, root, commands, profiles):
             shutil.copytree(profiles, root / "profiles")
         for name, arguments in commands.items():
             said[name] = answer(cli(name, *arguments, "--json"))
-    return {"said": said, "asked": clock.asked}
+    return {"said": said, "asked": clock.asked, "used": clock.used, "padded": clock.padded}
 
 
 def made_once(family, model, data, commands, tmp_path_factory, profiles=None):

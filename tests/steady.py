@@ -13,6 +13,7 @@ import onnx
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
+from prune2deploy import provenance
 from prune2deploy.cli import app
 from prune2deploy.profiling import additivity, stage, sweep
 from prune2deploy.pruning.workbench import Workbench
@@ -21,9 +22,11 @@ from prune2deploy.runtimes.measure import Timing
 from prune2deploy.runtimes.ort import OnnxRuntime, OrtEngine
 
 CALL_MS, MS_PER_BYTE = 0.05, 3e-5  # the tiny models, dense, take 3 ms
+PADDED_MS, USED_MS = 0.4, 0.1  # more, for inputs with padding, and in a session that has run other shapes
 FINAL = "measuring dense and pruned"  # how the measurement that decides about an export is announced
 CANDIDATE = "measuring the candidate"
 BLOCKS = "timing blocks"
+PADDING = "timing padding"
 
 
 def multiplied_bytes(onnx_file):
@@ -34,8 +37,14 @@ def multiplied_bytes(onnx_file):
     return sum(size for name, size in sizes.items() if name in used)
 
 
+def has_padding(inputs):
+    """Whether a mask among `inputs`, of tokens (whole models) or as layers take it (block graphs), hides anything."""
+    masks = [array for name, array in inputs.items() if "mask" in name or (name.startswith("argument") and array.ndim == 4)]
+    return any((mask < 0).any() if mask.dtype.kind == "f" else not mask.all() for mask in masks)
+
+
 class SteadyEngine(OrtEngine):
-    """Runs for real, so that graphs and inputs must fit."""
+    """Runs for real, so that graphs and inputs must fit; as on a real machine, padding costs time, and so does a past."""
 
     def __init__(self, session, path):
         super().__init__(session)
@@ -49,8 +58,9 @@ class SteadyEngine(OrtEngine):
     def timed(self, inputs):
         def run():
             assert np.isfinite(self.run(inputs)).all()
-            return self.ms
+            return self.ms + PADDED_MS * run.padded + USED_MS * bool(run.other_shapes)
 
+        run.padded = has_padding(inputs)
         run.other_shapes = self.shapes - {array.shape for array in inputs.values()}
         return run
 
@@ -59,18 +69,24 @@ class SteadyEngine(OrtEngine):
 class Clock:
     """Stands for `interleaved`.
 
-    `asked`: what was measured so far; `used`: that of it where an engine had run other shapes; `factor`: of
-    (description, engine), to slow one down.
+    `asked`: what was measured so far; `used`: that of it where an engine had run other shapes; `uneven`: where one had and
+    another had not; `padded`: where some of the inputs had padding; `factor`: of (description, engine), to slow one down.
     """
 
     asked: list[str] = field(default_factory=list)
     used: list[str] = field(default_factory=list)
+    uneven: list[str] = field(default_factory=list)
+    padded: list[str] = field(default_factory=list)
     factor: Callable[[str, str], float] = lambda description, name: 1.0
 
     def interleaved(self, runs, reference, rounds, progress, description, seed=0, watch=None):
         self.asked.append(description)
         if any(timed.other_shapes for timed in runs.values()):
             self.used.append(description)
+        if len({frozenset(timed.other_shapes) for timed in runs.values()}) > 1:
+            self.uneven.append(description)
+        if any(timed.padded for timed in runs.values()):
+            self.padded.append(description)
         ms = {name: timed() * self.factor(description, name) for name, timed in runs.items()}
         return {
             name: Timing(each, 0.01, each, each, rounds, each / ms[reference], 1e-5, 0.02) for name, each in ms.items()
@@ -105,6 +121,12 @@ def interrupted(monkeypatch, nth):
 
     monkeypatch.setattr(Workbench, "prune_to", prune_to)
     return pruned
+
+
+def upgraded(patch, package):
+    """Another version of `package` is installed from here on."""
+    real = provenance.version
+    patch.setattr(provenance, "version", lambda name: f"{real(name)}.post1" if name == package else real(name))
 
 
 def cli(*arguments):

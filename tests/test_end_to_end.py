@@ -1,4 +1,5 @@
 import hashlib
+import html
 import json
 import shutil
 
@@ -8,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from google.protobuf import text_format
-from steady import BLOCKS, CANDIDATE, FINAL, answer, cli, files_in, refused
+from steady import BLOCKS, CANDIDATE, FINAL, PADDED_MS, PADDING, answer, cli, files_in, refused
 from tritonclient.grpc import model_config_pb2
 
 import prune2deploy
@@ -21,6 +22,7 @@ from prune2deploy.pruning.workbench import Workbench
 from prune2deploy.repository.manifest import read_manifest, write_sealed
 from prune2deploy.tasks.registry import task_of
 from prune2deploy.validation import assess
+from prune2deploy.validation.html import render
 from prune2deploy.validation.record import Check, Report
 
 pytest_plugins = ("made",)
@@ -166,6 +168,31 @@ def test_what_is_timed_has_run_no_other_shape(work_pruned, clock):
     assert clock.used == []
 
 
+def test_every_stage_times_inputs_without_padding_in_sessions_without_a_past(made):
+    assert {asked.split(" at ")[0].split(",")[0] for asked in made.asked} >= {CANDIDATE, FINAL}
+    assert all(asked.startswith(PADDING) for asked in made.padded)
+    assert made.used == []
+
+
+def test_what_padding_costs_is_measured_once_and_told(bert_made, vit_made):
+    cost = bert_made.said["profile"]["padding_cost"]["batch 2 × 8"]
+    assert cost == pytest.approx(PADDED_MS / bert_made.said["profile"]["dense_ms"], rel=1e-2)
+    assert bert_made.asked.count(f"{PADDING} at batch 2 × 8") == 1
+    note = f"one padded token in every row makes batch 2 × 8 {100 * cost:.0f} % slower"
+    assert note in (bert_made.version / "report.html").read_text(encoding="utf-8")
+    [point] = report_of(vit_made.package).table_points
+    assert point.padding_cost is None, "images have no padding"
+
+
+def test_engines_measured_against_each_other_have_run_the_same(work, clock):
+    points = ("--batch", 1, "--batch", 2, "--seq-len", 8, "--seq-len", 16)
+    answer(cli("profile", *points, "--json"))
+    answer(cli("prune", "--speedup", 1.5, *points, "--json"))
+    assert clock.count(CANDIDATE) >= 2
+    assert clock.uneven == []
+    assert all(asked.startswith(PADDING) for asked in clock.padded)
+
+
 def test_an_engine_that_scores_otherwise_than_at_export_does_not_validate(made, clock, tmp_path):
     package = shutil.copytree(made.package, tmp_path / made.package.name)
     manifest = read_manifest(package / "1")
@@ -174,6 +201,42 @@ def test_an_engine_that_scores_otherwise_than_at_export_does_not_validate(made, 
     write_sealed(changed, package / "1")
     result = prune2deploy.validate(package, made.project)
     assert [check.name for check in result.checks if not check.passed] == ["task metric"]
+
+
+@pytest.mark.parametrize(("away", "passes"), [(1, True), (2, False)])
+def test_one_sample_that_answers_otherwise_is_no_other_score_though_the_error_is_zero(
+    away, passes, bert_made, clock, tmp_path
+):
+    package = shutil.copytree(bert_made.package, tmp_path / "package" / bert_made.package.name)
+    manifest = read_manifest(package / "1")
+    there = manifest.metric_pruned
+    changed = there.model_copy(update={"value": there.value + away * 100 / there.n, "standard_error": 0.0})
+    write_sealed(manifest.model_copy(update={"metric_pruned": changed}), package / "1")
+    assert prune2deploy.validate(package, bert_made.project).passed == passes
+
+
+def test_what_was_lost_is_told_with_its_standard_error(made):
+    report, manifest = report_of(made.package), read_manifest(made.version)
+    assert report.lost.points == pytest.approx(report.metric_dense.value - report.metric_pruned.value)
+    assert report.lost.standard_error > 0
+    assert manifest.lost == report.lost
+    assert f"± {report.lost.standard_error:.2f} points" in report.headline
+    for stage in report.stages[1:]:
+        assert stage.lost_standard_error > 0
+
+
+def test_reports_and_manifests_of_before_are_read(made, tmp_path):
+    stored = json.loads((made.version / "report.json").read_text(encoding="utf-8"))
+    for new in ("lost", "warnings"):
+        del stored[new]
+    for stage in stored["stages"]:
+        stage.pop("lost_standard_error", None)
+    assert Report.model_validate(stored).lost is None
+    assert "standard errors ±" in render(Report.model_validate(stored))
+    manifest = json.loads((made.version / "manifest.json").read_text(encoding="utf-8"))
+    del manifest["lost"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert read_manifest(tmp_path).lost is None
 
 
 def test_a_table_that_is_there_is_not_measured_again(bert_made, pairs_made, vit_made):
@@ -246,6 +309,23 @@ def test_prune_away_from_the_target_keeps_a_margin(work, clock):
 
 
 # promises that are not kept
+
+
+def test_a_loss_nearer_to_the_limit_than_it_is_known_is_warned_of(work_pruned, bert_made, clock):
+    lost = report_of(bert_made.package).lost
+    limit = lost.points + lost.standard_error / 2
+    assert limit >= 0
+    result = cli("export", "--max-loss", limit, "--name", "near")
+    assert result.exit_code == 0, result.stderr
+    [warning] = [line for line in result.stdout.splitlines() if line.startswith("warning ")]
+    assert f"on other samples it may well be more than {limit:g}" in warning
+    package = work_pruned / "model_repository" / "near"
+    [said] = report_of(package).warnings
+    assert warning == f"warning {said}"
+    assert said in html.unescape((package / "1" / "report.html").read_text(encoding="utf-8"))
+
+    report = answer(cli("export", "--max-loss", lost.points + 2 * lost.standard_error, "--name", "far", "--json"))
+    assert report["warnings"] == []
 
 
 def test_model_that_lost_too_much_is_not_exported(work_pruned, bert_made, clock, monkeypatch):

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import tiny
-from steady import BLOCKS, CANDIDATE, answer, cli, files_in, refused, rewrite
+from steady import BLOCKS, CANDIDATE, answer, cli, files_in, refused, rewrite, upgraded
 
 from prune2deploy import closed_loop
 from prune2deploy.models.checkpoint import PLAN_FILE
@@ -141,6 +141,34 @@ def test_profile_stopped_after_its_graphs_does_not_export_them_again(unprofiled,
     exports = [counted(monkeypatch, module, "to_onnx") for module in (onnx_model, stacks)]
     answer(cli("profile", "--json"))
     assert exports == [[], []]
+
+
+# an upgrade
+
+
+def test_graphs_of_before_an_upgrade_are_exported_again(unprofiled, clock, monkeypatch):
+    from prune2deploy.graphs import onnx_model
+    from prune2deploy.profiling import stacks
+    from prune2deploy.profiling import stage as profiling
+
+    state = unprofiled / ".prune2deploy"
+    stopped(monkeypatch, profiling, "refuse_noisy", "profile")
+    before = {path for folder in ("dense", "graphs") for path in (state / folder).iterdir()}
+    assert len(before) == 2
+    upgraded(monkeypatch, "torch")
+    exports = [counted(monkeypatch, module, "to_onnx") for module in (onnx_model, stacks)]
+    answer(cli("profile", "--json"))
+    assert all(exports)
+    assert not any(path.exists() for path in before)
+    assert len(list((state / "dense").iterdir())) == 1
+
+
+def test_statistics_and_models_of_before_an_upgrade_are_not_taken(work, clock, monkeypatch):
+    stopped(monkeypatch, closed_loop, "export", *RUN)
+    upgraded(monkeypatch, "transformers")
+    passes, prunes = counted(monkeypatch, moments, "passes"), counted(monkeypatch, Workbench, "prune_to")
+    stopped(monkeypatch, closed_loop, "export", *RUN)
+    assert (len(passes), len(prunes)) == (1, 1)
 
 
 # the statistics

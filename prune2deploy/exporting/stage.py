@@ -21,7 +21,7 @@ from prune2deploy.exporting.parts import (
 from prune2deploy.exporting.releases import release_named, server_check
 from prune2deploy.exporting.witnessed import refuse_unservable, witness_checks
 from prune2deploy.files import sha256_of, write_record, write_text
-from prune2deploy.graphs.fuse import GAIN, fuse
+from prune2deploy.graphs.fuse import GAIN, fuse, fused_dense
 from prune2deploy.graphs.onnx_model import dense_onnx, export_onnx
 from prune2deploy.models.checkpoint import (
     PrunedRecord,
@@ -242,8 +242,7 @@ def take_fused(
         fused_file.unlink()
         return dense_file, False
     fused_file.replace(onnx_file)
-    fused_dense = dense_file.with_suffix(".fused.onnx")
-    return (fused_dense, True) if fuse(dense_file, fused_dense) else (dense_file, True)
+    return fused_dense(dense_file), True
 
 
 def table_of(project: Project, record: PrunedRecord) -> LatencyTable | None:
@@ -316,7 +315,7 @@ def manifest_of(report: Report, subject: Subject, entry: Path) -> Manifest:
         workload=subject.project.workload, max_batch_size=max_batch_size(subject.project), method=report.method,
         budget=report.budget, limit_ms=report.limit_ms, dense_ms=report.latency_dense.ms,
         measured_ms=report.latency_pruned.ms, speedup=report.speedup,
-        metric_dense=report.metric_dense, metric_pruned=report.metric_pruned, checks=report.checks,
+        metric_dense=report.metric_dense, metric_pruned=report.metric_pruned, lost=report.lost, checks=report.checks,
         tolerance=report.numerics.tolerance, versions=report.versions,
         backend=subject.project.backend, files=own_files(entry / located(entry)[1]), shared=shared_files(entry),
     )  # fmt: skip

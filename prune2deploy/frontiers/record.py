@@ -28,6 +28,7 @@ class Point(Record):
     standard_error: float
     n: int
     lost: float = Field(description="points below the dense model, evaluation split")
+    lost_standard_error: float | None = Field(None, description="of `lost`, from the differences of the samples")
     divergence: float = Field(description="from the dense model's predictions, held-out calibration samples, nats")
 
 
@@ -60,10 +61,11 @@ class Frontier(Record):
             "|---|---|---|---|---|---|---|",
         ]
         for p in self.points:
+            error = "" if p.lost_standard_error is None else f" ± {p.lost_standard_error:.2f}"
             score = f"{p.score:.2f} ± {p.standard_error:.2f} {p.metric} (n = {p.n})"
             lines.append(
                 f"| {p.name} | {p.predicted_ms:.2f} | {p.measured_ms:.2f} | {100 * p.used:.1f} % | {p.speedup:.2f}× "
-                f"| {score} | {p.lost:.2f} |"
+                f"| {score} | {p.lost:.2f}{error} |"
             )
         return lines
 
@@ -78,7 +80,8 @@ def point_of(record: PrunedRecord, dense_table_ms: float) -> Point:
         predicted_ms=chosen.predicted_ms * chosen.dense_ms / dense_table_ms, measured_ms=chosen.measured_ms,
         dense_ms=chosen.dense_ms, speedup=chosen.dense_ms / chosen.measured_ms,
         used=chosen.measured_ms / provenance.budget.limit_ms(chosen.dense_ms), metric=last.metric, score=last.score,
-        standard_error=last.standard_error, n=last.n, lost=dense.score - last.score, divergence=last.divergence,
+        standard_error=last.standard_error, n=last.n, lost=dense.score - last.score,
+        lost_standard_error=last.lost_standard_error, divergence=last.divergence,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from prune2deploy.files import replacing
+from prune2deploy.provenance import EXPORTED, ONNX_RUNTIMES, cache_key, remove_stale
 
 GAIN = 0.03  # of the latency; less is within what a second measurement may undo
 
@@ -33,3 +34,14 @@ def fuse(onnx_file: Path, fused_file: Path) -> bool:
     with replacing(fused_file) as partial:
         onnx.save(model, partial)
     return True
+
+
+def fused_dense(dense_file: Path) -> Path:
+    """`dense_file` fused, beside it, and made again after an upgrade of what makes it; itself where nothing is fused."""
+    name = f"{dense_file.stem}.fused"
+    path = dense_file.with_name(f"{name}.{cache_key((*EXPORTED, *ONNX_RUNTIMES), name)}.onnx")
+    if not path.exists():
+        done = fuse(dense_file, path)
+        remove_stale(path.parent, f"{name}.*", path)
+        return path if done else dense_file
+    return path

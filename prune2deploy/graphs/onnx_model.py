@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune2deploy.graphs.to_onnx import to_onnx
+from prune2deploy.graphs.to_onnx import OPSET, to_onnx
+from prune2deploy.provenance import EXPORTED, cache_key, remove_stale
 
 if TYPE_CHECKING:
     import torch
@@ -46,8 +47,18 @@ def example_inputs(task: "Task") -> "dict[str, torch.Tensor]":
 
 
 def dense_onnx(model: "PreTrainedModel", task: "Task", directory: Path, digest: str) -> Path:
-    """The dense `model`, whose files have hash `digest`, as ONNX in `directory`: exported once, however many ask."""
-    path = directory / f"{digest[:16]}-{'-'.join(task.dynamic_axes())}.onnx"
+    """The dense `model`, whose files have hash `digest`, as ONNX in `directory`: exported once, however many ask.
+
+    What another exporter made of it is not taken, and removed: two graphs that are timed against each other must be of one.
+    """
+    name = f"{digest[:16]}-{'-'.join(task.dynamic_axes())}"
+    path = directory / f"{name}.{export_key(digest, task)}.onnx"
     if not path.exists():
         export_onnx(model, task, path)
+        remove_stale(directory, f"{name}.*", path)
     return path
+
+
+def export_key(model: str, task: "Task") -> str:
+    """The key of graphs of `model`, which says what it is, with the inputs and free axes of `task`."""
+    return cache_key(EXPORTED, model, OPSET, task.dynamic_axes(), task.axis_limits())

@@ -38,6 +38,7 @@ class StageResult(Record):
     standard_error: float
     metric: str
     n: int
+    lost_standard_error: float | None = Field(None, description="of the points lost against the dense model")
     reconstruction_error: float = Field(
         description="squared error of the last layer's output, relative to its variance, held-out calibration samples"
     )

@@ -15,6 +15,7 @@ from prune2deploy.models.signature import Signature
 from prune2deploy.runtimes.base import DeviceInfo, RuntimeInfo
 from prune2deploy.runtimes.nvml import GpuState
 
+CHEAP_PADDING = 0.02  # of the latency; less is within what two measurements differ by
 ERROR_LIMIT = 0.05  # median prediction error on unseen plans that a table may have
 
 
@@ -58,6 +59,9 @@ class PointTable(Record):
     block_scale: float = Field(gt=0, description="what the stacks' block times were multiplied by to fit whole models")
     curves: dict[str, list[Curve]]
     change_ms: dict[str, float] = Field(default_factory=dict)
+    padding_cost: float | None = Field(
+        None, description="share by which one padded token in every row slows the dense model; None where nobody measured it"
+    )
 
     @field_validator("curves", mode="before")
     @classmethod
@@ -153,6 +157,14 @@ class LatencyTable(Record):
 
     def _averaged(self, values: list[float]) -> float:
         return float(np.average(values, weights=[point.point.weight for point in self.points]))
+
+
+def padding_note(points: list[PointTable]) -> str | None:
+    """What to tell of padding where it costs time; None where it costs next to nothing, or nobody measured it."""
+    cost, point = max(((each.padding_cost or 0.0, each.point) for each in points), key=lambda pair: pair[0])
+    if cost <= CHEAP_PADDING:
+        return None
+    return f"one padded token in every row makes {point} {100 * cost:.0f} % slower; budgets are for rows without any"
 
 
 def table_path(profiles: Path, device: DeviceInfo, signature: Signature, runtime: RuntimeInfo, precision: str) -> Path:

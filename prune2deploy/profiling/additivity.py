@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FITTED = 4  # random plans that the fixed part is fitted on, beside the dense and the empty model
 UNSEEN = 6  # random plans that the table is tested on
 ROUNDS = 40
+PADDING_ROUNDS = 20
 Widths = dict[Block, int]
 
 
@@ -56,11 +57,26 @@ class WholeModels:
 
     def timings(self, point: WorkloadPoint) -> list[Timing]:
         """Measured latency of each of `plans`, against the dense model."""
-        inputs = self.task.synthetic_inputs(point.batch, point.seq_len)
+        inputs = self.task.timing_inputs(point.batch, point.seq_len)
         runs = {str(index): engine.timed(inputs) for index, engine in enumerate(self.engines)}
         description, watch = f"timing whole models at {point}", self.engines[0].watch()
         timings = interleaved(runs, "0", ROUNDS, self.progress, description, watch=watch)
         return [timings[str(index)] for index in range(len(self.plans))]
+
+    def padding_cost(self, point: WorkloadPoint) -> float | None:
+        """By what share one padded token in every row slows the dense model down; None where nothing can be padded."""
+        full, padded = (make(1, point.seq_len) for make in (self.task.timing_inputs, self.task.synthetic_inputs))
+        if all(np.array_equal(full[name], padded[name]) for name in full):
+            return None
+        dense = self.engines[0]
+        rows = {"full": full, "padded": padded}
+        runs = {
+            name: dense.timed({key: np.repeat(row, point.batch, axis=0) for key, row in inputs.items()})
+            for name, inputs in rows.items()
+        }
+        description = f"timing padding at {point}"
+        timings = interleaved(runs, "full", PADDING_ROUNDS, self.progress, description, watch=dense.watch())
+        return timings["padded"].ratio - 1
 
 
 def random_plans(blocks: list[Block], grids: dict[str, list[int]], count: int, seed: int) -> list[Widths]:

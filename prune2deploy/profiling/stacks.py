@@ -8,6 +8,8 @@ weights, makes the difference large against call overhead and leaves the caches 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from prune2deploy.graphs.reweigh import Template
 from prune2deploy.graphs.to_onnx import to_onnx
 from prune2deploy.models.block import Block
@@ -60,9 +62,18 @@ class Stacks:
         return path
 
     def inputs(self, batch: int, seq_len: int | None) -> Arrays:
-        """What the model itself would call the first layer of the stack with at this shape."""
-        call = self._visits(self.task.synthetic_inputs(batch, seq_len))[self.chain[0]].call
-        return {name: tensor.numpy() for name, tensor in call.tensors().items()}
+        """What the model itself would call the first layer of the stack with at this shape, where every token counts.
+
+        Called so, the model would leave out the mask, which the graph takes: hence one row more, which has padding, and
+        which is cut off again.
+        """
+        call = self._visits(self.task.synthetic_inputs(batch + 1, seq_len))[self.chain[0]].call
+        found = {}
+        for name, tensor in call.tensors().items():
+            of_batch = [axis for axis, dim in self.axes[name].items() if dim == "batch"]
+            whole = tensor.narrow(of_batch[0], 0, batch) if of_batch else tensor
+            found[name] = np.ascontiguousarray(whole.numpy())
+        return found
 
     def _visits(self, inputs: Arrays) -> list[Visit]:
         return visits_of(self.model, tensors(inputs))

@@ -13,7 +13,7 @@ import numpy as np
 from prune2deploy.config import Project, WorkloadPoint
 from prune2deploy.errors import UnstableMeasurementError
 from prune2deploy.files import sha256_of, write_record
-from prune2deploy.graphs.onnx_model import dense_onnx
+from prune2deploy.graphs.onnx_model import dense_onnx, export_key
 from prune2deploy.models.checkpoint import digest_of_model, load_dense, resolve_model
 from prune2deploy.models.signature import signature_of
 from prune2deploy.models.table import Curve, LatencyTable, PlanCheck, PointTable, refuse_noisy, table_path
@@ -28,7 +28,7 @@ from prune2deploy.profiling.additivity import (
 from prune2deploy.profiling.stacks import Stacks
 from prune2deploy.profiling.sweep import Sweep
 from prune2deploy.progress import Progress
-from prune2deploy.provenance import versions
+from prune2deploy.provenance import remove_stale, versions
 from prune2deploy.runtimes.base import Runtime, Shapes
 from prune2deploy.runtimes.measure import Timing
 from prune2deploy.runtimes.nvml import GpuWatch
@@ -56,7 +56,9 @@ def profile(project: Project, progress: Progress | None = None) -> tuple[Latency
     task = task_of(project, directory, model.config)
     runtime = runtime_for(project.target, Shapes(project.workload, task.axis_limits()), project.state)
 
-    graphs = project.state / "graphs" / f"{signature.name}-{sha256_of(directory / 'config.json')[:8]}"
+    key = export_key(sha256_of(directory / "config.json"), task)
+    graphs = project.state / "graphs" / f"{signature.name}-{key}"
+    remove_stale(graphs.parent, f"{signature.name}-*", graphs)
     graphs.mkdir(parents=True, exist_ok=True)
     dense = dense_onnx(model, task, project.state / "dense", digest_of_model(directory))
     gpu = GpuWatch() if project.target.device == "gpu" else None
@@ -95,7 +97,8 @@ def measure(
         spreads.append(timings[0].own_spread)
         at_point = {curve: at_points[index] for curve, at_points in found.items()}
         entry, unseen = fit_point(point, at_point, whole, timings)
-        points.append(entry)
+        cost = whole.padding_cost(point)
+        points.append(entry.model_copy(update={"padding_cost": None if cost is None else round(cost, 4)}))
         checks.extend(unseen)
     return points, checks, spreads
 

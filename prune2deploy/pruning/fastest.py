@@ -9,7 +9,8 @@ from prune2deploy.models.checkpoint import load
 from prune2deploy.pruning.search.fit import highest_speedup
 from prune2deploy.pruning.shelf import Shelf
 from prune2deploy.pruning.workbench import HELD_OUT, Workbench
-from prune2deploy.tasks.predict import outputs_of, score_of, score_outputs, torch_run
+from prune2deploy.tasks.paired import Loss
+from prune2deploy.tasks.predict import loss_of, outputs_of, torch_run
 
 SAMPLES = 2048  # that the loss is taken on
 SLOWEST, FASTEST = 1.05, 8.0  # speedups that are looked between
@@ -26,7 +27,8 @@ def fastest(shelf: Shelf, max_loss: float) -> Path:
     workbench = shelf.workbench
     loss_of = UnseenLoss(workbench)
     slow, fast = SLOWEST, min(FASTEST, highest_speedup(workbench.table[0]))
-    best, least = None, float("inf")
+    best: Path | None = None
+    least: Loss | None = None
     while fast / slow > PRECISE:
         speedup = round((slow * fast) ** 0.5, 2)  # as somebody would ask for it
         left = math.ceil(math.log2(math.log(fast / slow) / math.log(PRECISE)))
@@ -39,14 +41,16 @@ def fastest(shelf: Shelf, max_loss: float) -> Path:
             fast = speedup
             continue
         lost = loss_of(directory)
-        least = min(least, lost)
-        workbench.progress.note(f"{speedup:g}× loses {lost:.2f} points on {len(loss_of.samples)} unseen calibration samples")
-        if lost <= max_loss:
+        least = lost if least is None or lost.points < least.points else least
+        workbench.progress.note(f"{speedup:g}× {lost} on {lost.n} unseen calibration samples")
+        if doubt := lost.doubt(max_loss):
+            workbench.progress.note(f"warning: {doubt}")
+        if lost.points <= max_loss:
             best, slow = directory, speedup
         else:
             fast = speedup
     if best is None:
-        found = f"the least that was lost is {least:.2f} points" if least < float("inf") else "none could be made"
+        found = f"the one that lost least {least}" if least else "none could be made"
         raise CheckFailedError(
             f"no model that is faster than the dense one loses at most {max_loss:g} points on unseen calibration "
             f"samples: {found}; allow more, or give more calibration samples"
@@ -68,8 +72,7 @@ class UnseenLoss:
         with workbench.progress.track("scoring the dense model", 1) as advance:
             self.dense = outputs_of(torch_run(workbench.model), self.samples)
             advance()
-        self.score = score_outputs(self.dense, self.task, self.samples, self.dense)
 
-    def __call__(self, directory: Path) -> float:
+    def __call__(self, directory: Path) -> Loss:
         """What the model in `directory` loses."""
-        return self.score.value - score_of(torch_run(load(directory)), self.task, self.samples, self.dense).value
+        return loss_of(outputs_of(torch_run(load(directory)), self.samples), self.task, self.samples, self.dense)

@@ -15,7 +15,7 @@ from prune2deploy.progress import Progress
 from prune2deploy.pruning.methods.method import State
 from prune2deploy.pruning.statistics.reconstruction_error import Reconstruction
 from prune2deploy.tasks.base import Samples, Task
-from prune2deploy.tasks.predict import outputs_of, score_of, score_outputs, torch_run
+from prune2deploy.tasks.predict import loss_of, outputs_of, score_outputs, torch_run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -64,10 +64,12 @@ class Stages:
                 raise CheckFailedError(f"{stage} broke the model: its outputs are not finite")
             scale, divergence = best_scale(self.task, outputs, self.held_out_outputs)
             scale_logits_(state.model, scale)
-            score = score_of(run, self.task, self.evaluation, self.outputs)
+            evaluated = outputs_of(run, self.evaluation)
             error = self.reconstruction.error(state.model)
             give_back()
             advance()
+        score = score_outputs(evaluated, self.task, self.evaluation, self.outputs)
+        lost = loss_of(evaluated, self.task, self.evaluation, self.outputs)
         kept = divergence <= self.best * (1 + ROUNDING)
         notes = list(state.notes)
         if kept:
@@ -76,10 +78,10 @@ class Stages:
             notes.append(f"not kept: on held-out samples the divergence rose from {self.best:.3g} to {divergence:.3g}")
         self.results.append(StageResult(
             stage=stage, score=score.value, standard_error=score.standard_error, metric=score.metric, n=score.n,
-            reconstruction_error=error, divergence=divergence, logit_scale=scale, kept=kept, seconds=round(seconds, 2),
-            notes=notes,
+            lost_standard_error=lost.standard_error, reconstruction_error=error, divergence=divergence, logit_scale=scale,
+            kept=kept, seconds=round(seconds, 2), notes=notes,
         ))  # fmt: skip
-        self.progress.note(f"after {stage}: {score}, reconstruction error {error:.3f}, divergence {divergence:.3g}")
+        self.progress.note(f"after {stage}: {score}, {lost}, reconstruction error {error:.3f}, divergence {divergence:.3g}")
         for note in notes:
             self.progress.note(f"{stage}: {note}")
         return kept

@@ -1,12 +1,12 @@
 """Pruned models on their way to where they belong, so that an interrupted command finds again what it had made."""
 
-import hashlib
 import shutil
 from pathlib import Path
 
 from prune2deploy.budget import Budget
 from prune2deploy.files import sha256_of
 from prune2deploy.models.checkpoint import read_pruned_record
+from prune2deploy.provenance import EXPORTED, cache_key
 from prune2deploy.pruning.search.fit import AIM
 from prune2deploy.pruning.workbench import Workbench
 
@@ -21,8 +21,7 @@ class Shelf:
             workbench.source, workbench.digest, workbench.evaluation.digest(), sha256_of(workbench.table[1]),
             workbench.project.model_dump_json(), workbench.chosen.name,
         ]  # fmt: skip
-        key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-        self.directory = workbench.project.state / "pruned" / key
+        self.directory = workbench.project.state / "pruned" / cache_key(EXPORTED, *parts)
         self.used: set[Path] = set()
 
     def at(self, budget: Budget, aim: float = AIM) -> Path:

@@ -1,7 +1,6 @@
 """What pruning to any budget shares: the model, the data, the method with its statistics, the table and the engines."""
 
 import copy
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +28,7 @@ from prune2deploy.models.checkpoint import (
 from prune2deploy.models.signature import signature_of
 from prune2deploy.models.table import LatencyTable, check_matches, read_table, table_path
 from prune2deploy.progress import Progress
-from prune2deploy.provenance import versions
+from prune2deploy.provenance import COMPUTED, cache_key, versions
 from prune2deploy.pruning.compute import compute_device
 from prune2deploy.pruning.judge import Stages, Stopwatch
 from prune2deploy.pruning.methods.method import Method, State, undoable
@@ -84,8 +83,7 @@ class Workbench:
         self.samples, self.held_out, self.left_over = calibration_samples(self.task, project)
         self.evaluation = self.task.evaluation()
         self.source, self.digest = digest_of_model(self.directory), self.samples.digest()
-        drawn = f"{self.source}{self.digest}{project.calibration.seed}{self.compute.type}"
-        key = hashlib.sha256(drawn.encode()).hexdigest()[:16]
+        key = cache_key(COMPUTED, self.source, self.digest, project.calibration.seed, self.compute.type)
         self.state = project.state / "prune" / key
         self.state.mkdir(parents=True, exist_ok=True)
         self.calibration_seconds = 0.0

@@ -18,7 +18,7 @@ from prune2deploy.config import BackendName, Project, Target, WorkloadPoint
 from prune2deploy.errors import InputError
 from prune2deploy.files import Record, pretty_json, read_record, sha256_of, write_text
 from prune2deploy.runtimes.base import DeviceInfo, RuntimeInfo
-from prune2deploy.validation.record import Check, MetricRecord
+from prune2deploy.validation.record import Check, LossRecord, MetricRecord
 
 MANIFEST_FILE = "manifest.json"
 PART_FILE = "part.json"
@@ -77,6 +77,7 @@ class Manifest(Sealed):
     speedup: float
     metric_dense: MetricRecord
     metric_pruned: MetricRecord
+    lost: LossRecord | None = None
     checks: list[Check]
     tolerance: float
     versions: dict[str, str]

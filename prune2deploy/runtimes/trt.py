@@ -4,7 +4,6 @@ Precision is in the graph (`models/precision.py`): TensorRT 11 has no flags for 
 profile that is tuned for exactly its shape and takes everything smaller; one more takes whatever the model can.
 """
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from prune2deploy.errors import CheckFailedError, InputError, MissingPackageErro
 from prune2deploy.files import replacing, sha256_of
 from prune2deploy.graphs.onnx_nodes import modules_of
 from prune2deploy.graphs.precision import cast
+from prune2deploy.provenance import cache_key
 from prune2deploy.runtimes.base import Arrays, DeviceInfo, Engine, Runtime, RuntimeInfo, Shapes, TimedRun
 from prune2deploy.runtimes.devices import cuda_device
 from prune2deploy.runtimes.nvml import GpuWatch
@@ -106,7 +106,7 @@ class TensorRt(Runtime):
         """A name for everything that a plan depends on."""
         precision = self.target.precision
         said = {"graph": sha256_of(onnx_file), "precision": precision, "profiles": profiles, **self._where_and_how()}
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
+        return cache_key(("prune2deploy",), json.dumps(said, sort_keys=True))  # whose cast the plan is built of
 
     def _where_and_how(self) -> dict[str, Any]:
         return {"gpu": _gpu(), "version": f"{self.trt.__name__} {self.trt.__version__}", **self.settings.model_dump()}
@@ -126,7 +126,7 @@ class TensorRt(Runtime):
             for name, (least, best, largest) in shapes.items():
                 profile.set_shape(name, least, best, largest)
             config.add_optimization_profile(profile)
-        timings = self.cache / f"{hashlib.sha256(json.dumps(self._where_and_how()).encode()).hexdigest()[:32]}.timings"
+        timings = self.cache / f"{cache_key((), json.dumps(self._where_and_how()))}.timings"
         timing_cache = config.create_timing_cache(timings.read_bytes() if timings.exists() else b"")
         if timing_cache is not None:  # TensorRT for RTX has nothing to time at build time
             config.set_timing_cache(timing_cache, False)

@@ -158,7 +158,11 @@ class Task(ABC):
 
     @abstractmethod
     def synthetic_inputs(self, batch: int, seq_len: int | None) -> Arrays:
-        """Inputs of this shape made without data: for tracing and timing, never for checking numbers."""
+        """Inputs of this shape made without data, for tracing: where there can be padding, the last row ends in some."""
+
+    @abstractmethod
+    def timing_inputs(self, batch: int, seq_len: int | None) -> Arrays:
+        """The same for timing: every token counts, as in `workload_inputs`, because padding costs time."""
 
     @abstractmethod
     def workload_inputs(self, samples: Samples, point: WorkloadPoint) -> Arrays:
@@ -197,9 +201,18 @@ class Task(ABC):
     ) -> "torch.Tensor":
         """How far each sample's softened prediction is from that of the logits `reference`, [n]; differentiable."""
 
-    @abstractmethod
     def score(self, outputs: np.ndarray, labels: np.ndarray) -> Score:
         """The task metric of `outputs` [n, ...]."""
+        return self._measured(outputs, labels).score()
+
+    def sample_points(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+        """Points of each sample, [n], 0 to 100, whose mean is the task metric; None where it is no mean over samples."""
+        return self._measured(outputs, labels).points
+
+    def _measured(self, outputs: np.ndarray, labels: np.ndarray) -> "Metric":
+        metric = self.metric()
+        metric.update({self.outputs[0]: outputs}, labels)
+        return metric
 
     @abstractmethod
     def divergence(self, outputs: np.ndarray, reference: np.ndarray) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 
 from prune2deploy.data.splits import column, columns_of, place_of, read_split
 from prune2deploy.errors import InputError
-from prune2deploy.tasks.base import Samples, Score, Task
+from prune2deploy.tasks.base import Samples, Task
 from prune2deploy.tasks.labels import LabelColumn, class_of_label, label_texts
 from prune2deploy.tasks.metrics import Accuracy
 from prune2deploy.tasks.objectives import Categorical, Joint
@@ -132,12 +132,6 @@ class Classification(Task):
     ) -> "torch.Tensor":
         """See Task."""
         return self.objective.parts[LOGITS].distillation_losses(logits, reference, temperature)
-
-    def score(self, outputs: np.ndarray, labels: np.ndarray) -> Score:
-        """See Task."""
-        metric = self.metric()
-        metric.update({LOGITS: outputs}, labels)
-        return metric.score()
 
     def divergence(self, outputs: np.ndarray, reference: np.ndarray) -> float:
         """See Task."""

@@ -174,9 +174,13 @@ class ImageClassification(Classification):
         return pixels
 
     def synthetic_inputs(self, batch: int, seq_len: int | None) -> Arrays:
-        """Smooth gradients in the range of normalised pixels."""
-        shape = (batch, *self.shape)
-        return {"pixel_values": np.linspace(-2, 2, int(np.prod(shape)), dtype=np.float32).reshape(shape)}
+        """One smooth gradient in the range of normalised pixels, `batch` times."""
+        image = np.linspace(-2, 2, int(np.prod(self.shape)), dtype=np.float32).reshape(1, *self.shape)
+        return {"pixel_values": np.repeat(image, batch, axis=0)}
+
+    def timing_inputs(self, batch: int, seq_len: int | None) -> Arrays:
+        """The same: images have no padding."""
+        return self.synthetic_inputs(batch, seq_len)
 
     def workload_inputs(self, samples: Samples, point: WorkloadPoint) -> Arrays:
         """The first images of the split, repeated where there are too few."""

@@ -10,8 +10,7 @@ import numpy as np
 
 from prune2deploy.tasks.base import Arrays, Score
 from prune2deploy.tasks.objectives import IGNORED
-
-WHOLE = 100.0  # points of what is wholly right
+from prune2deploy.tasks.paired import WHOLE, bootstrap_error, error_of_mean
 
 
 class Metric(ABC):
@@ -48,9 +47,12 @@ class Metric(ABC):
     def value(self, numbers: np.ndarray) -> float:
         """Points, 0 to 100, of samples with these numbers: those seen, or a resample of them."""
 
-    @abstractmethod
     def standard_error(self) -> float:
-        """Of the score, in points."""
+        """Of the score, in points: that of the mean of `points`, or else a bootstrap over samples."""
+        points, numbers = self.points, self.numbers
+        if points is not None:
+            return error_of_mean(points)
+        return bootstrap_error(lambda drawn: self.value(numbers[drawn]), len(numbers))
 
     @abstractmethod
     def _of_samples(self, outputs: Arrays, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
@@ -60,7 +62,7 @@ class Metric(ABC):
 class Accuracy(Metric):
     """The share of right answers. The classes of `output` are on its last axis; labels are [n] or [n, positions].
 
-    `per_position`: each position that counts, and whose label is not `IGNORED`, is an answer. The standard error is that
+    `per_position`: each position that counts, and whose label is not `IGNORED`, is an answer. Points are then those
     of a ratio of two sums over samples (Cochran 1977, section 2.11), since the positions of one sample err together.
     """
 
@@ -80,11 +82,6 @@ class Accuracy(Metric):
         """See Metric."""
         right, answers = numbers.sum(0)
         return float(WHOLE * (right / answers))
-
-    def standard_error(self) -> float:
-        """See Metric; of a proportion, where there is one answer a sample."""
-        points = self.points
-        return float(points.std() / np.sqrt(len(points)))
 
     def _of_samples(self, outputs: Arrays, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
         """(right answers, answers) of each."""

@@ -1,13 +1,13 @@
 """Running samples through a model or an engine."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prune2deploy.tasks.base import Arrays, Samples, Score, Task, tensors
 from prune2deploy.tasks.metrics import Metric
+from prune2deploy.tasks.paired import Loss, loss_between
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,27 +51,26 @@ def metric_of(run: Run, task: Task, samples: Samples, labels: np.ndarray) -> Met
     return metric
 
 
-def score_of(run: Run, task: Task, samples: Samples, reference: np.ndarray) -> Score:
-    """The task metric of `run`; where the data has no labels, the agreement with the dense model's predictions.
+def score_outputs(outputs: np.ndarray, task: Task, samples: Samples, reference: np.ndarray) -> Score:
+    """The task metric of `outputs`; where the data has no labels, the agreement with the dense model's predictions.
 
     Args:
-        run: from inputs to outputs.
+        outputs: [n, ...], of a model or an engine.
         task: what the samples are of.
         samples: with or without labels.
         reference: the dense model's outputs for the samples.
     """
-    return _named(metric_of(run, task, samples, labels_of(task, samples, reference)).score(), samples)
+    score = task.score(outputs, labels_of(task, samples, reference))
+    if samples.labels is not None:
+        return score
+    return Score(f"{score.metric} against the dense model", score.value, score.standard_error, score.n)
 
 
-def score_outputs(outputs: np.ndarray, task: Task, samples: Samples, reference: np.ndarray) -> Score:
-    """As `score_of`, for outputs that are there already."""
-    return _named(task.score(outputs, labels_of(task, samples, reference)), samples)
+def loss_of(outputs: np.ndarray, task: Task, samples: Samples, reference: np.ndarray) -> Loss:
+    """What `outputs` lose of that metric against the dense model's `reference`."""
+    return loss_between(task, reference, outputs, labels_of(task, samples, reference))
 
 
 def labels_of(task: Task, samples: Samples, reference: np.ndarray) -> np.ndarray:
     """The labels of `samples`; what the dense model says, where they have none."""
     return task.predictions(reference) if samples.labels is None else samples.labels
-
-
-def _named(score: Score, samples: Samples) -> Score:
-    return score if samples.labels is not None else replace(score, metric=f"{score.metric} against the dense model")

@@ -177,13 +177,18 @@ class TextClassification(Classification):
         return InputError(f"data {self.data.path!r}, {self.placed(rows, row, split)}: the text is {kind}")
 
     def synthetic_inputs(self, batch: int, seq_len: int | None) -> Arrays:
-        """Ids spread over the vocabulary; the last token is padding, so that the mask is part of every trace."""
+        """Ids spread over the vocabulary; the very last token is padding, so that the mask is part of every trace."""
         length = seq_len or 128
         ids = (np.arange(batch * length, dtype=np.int64) * 7919 % self.config.vocab_size).reshape(batch, length)
         mask = np.ones_like(ids)
-        mask[:, -1] = 0
+        mask[-1, -1] = 0
         inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         return {name: inputs[name] for name in self.input_names}
+
+    def timing_inputs(self, batch: int, seq_len: int | None) -> Arrays:
+        """The same ids, and no padding."""
+        inputs = self.synthetic_inputs(batch, seq_len)
+        return inputs | {"attention_mask": np.ones_like(inputs["attention_mask"])}
 
     def workload_inputs(self, samples: Samples, point: WorkloadPoint) -> Arrays:
         """Real texts strung together until every row is full."""

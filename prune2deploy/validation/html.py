@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from prune2deploy.config import WorkloadPoint
+from prune2deploy.models.table import padding_note
 from prune2deploy.validation.numbers import duration, megabytes, number, percent
 from prune2deploy.validation.record import Report
 
@@ -25,6 +26,7 @@ def render(report: Report) -> str:
         report=report,
         used=None if report.limit_ms is None else report.latency_pruned.ms / report.limit_ms,
         rounds=rounds(report),
+        padding=padding_note(report.table_points) if report.table_points else None,
         vanished=sum(width == 0 for width in report.widths.values()),
         blocks=len(report.widths),
         # safe as they are: matplotlib escapes what it writes

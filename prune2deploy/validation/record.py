@@ -48,6 +48,13 @@ class MetricRecord(Record):
     n: int
 
 
+class LossRecord(Record):
+    """Points of the task metric that pruning cost; the standard error is that of the samples' differences."""
+
+    points: float
+    standard_error: float
+
+
 class Numerics(Record):
     """Logits on real samples. `onnx_*`: the exported graph against PyTorch; `dense_*`: pruned against dense."""
 
@@ -74,6 +81,7 @@ class Report(Record):
     budget: Budget
     limit_ms: float | None = Field(None, description="the budget in milliseconds; None for a FLOPs budget")
     checks: list[Check]
+    warnings: list[str] = Field(default_factory=list, description="what was kept, but not by much more than is known")
     signature: Signature
     widths: dict[str, int] = Field(description="kept units of every block, in forward order")
     parameters_dense: int
@@ -84,6 +92,7 @@ class Report(Record):
     numerics: Numerics
     metric_dense: MetricRecord
     metric_pruned: MetricRecord
+    lost: LossRecord | None = Field(None, description="None in reports of before it was measured")
     latency_dense: EngineLatency
     latency_pruned: EngineLatency
     speedup: float = Field(description="dense over pruned, from one interleaved run")

@@ -6,6 +6,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from steady import upgraded
 from tiny import PLANS, loaded_task, plan_keeping, ragged
 
 from prune2deploy.graphs import onnx_model
@@ -110,6 +111,32 @@ def test_pair_models_take_token_types(bert_dir, pair_data, make_project, tmp_pat
     with torch.no_grad():
         expected = model(**batch.tensors()).logits.numpy()
     np.testing.assert_allclose(session.run(None, batch.inputs)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("package", ["prune2deploy", "torch", "transformers", "onnx", "onnxscript", "opset"])
+def test_dense_graph_is_exported_again_after_an_upgrade(package, case, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(onnx_model, "export_onnx", lambda model, task, path: made.append(path) or path.write_bytes(b"graph"))
+
+    def dense(digest="0" * 64):
+        return onnx_model.dense_onnx(case.model, case.task, tmp_path, digest)
+
+    other = dense("1" * 64)
+    before_keys = tmp_path / f"{'0' * 16}-{'-'.join(case.task.dynamic_axes())}.onnx"
+    before_keys.write_bytes(b"of a release without keys")
+    first = dense()
+    assert dense() == first
+    assert made == [other, first]
+    fused = first.with_suffix(".fused.0123456789abcdef.onnx")
+    fused.write_bytes(b"made of it")
+
+    if package == "opset":
+        monkeypatch.setattr(onnx_model, "OPSET", onnx_model.OPSET + 1)
+    else:
+        upgraded(monkeypatch, package)
+    second = dense()
+    assert made == [other, first, second]
+    assert sorted(tmp_path.iterdir()) == sorted([other, second]), "nothing stale is left, nothing of another model gone"
 
 
 WIDTHS = {

@@ -11,6 +11,7 @@ from prune2deploy.pruning import fastest as module
 from prune2deploy.pruning.fastest import PRECISE, UnseenLoss, fastest
 from prune2deploy.pruning.shelf import Shelf
 from prune2deploy.pruning.workbench import Workbench
+from prune2deploy.tasks.paired import Loss
 from prune2deploy.tasks.predict import outputs_of, torch_run
 
 pytest_plugins = ("made",)
@@ -20,11 +21,11 @@ class Losing:
     """Stands for UnseenLoss: what a model loses grows with its speedup."""
 
     def __init__(self, per_speedup):
-        self.per_speedup, self.samples, self.asked = per_speedup, [], []
+        self.per_speedup, self.error, self.asked = per_speedup, 0.01, []
 
     def __call__(self, directory):
         self.asked.append(read_pruned_record(directory).provenance.budget.value)
-        return self.per_speedup * (self.asked[-1] - 1)
+        return Loss(self.per_speedup * (self.asked[-1] - 1), self.error, 100)
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_prune_without_a_budget(work, clock, losing):
 def test_where_every_model_loses_more_nothing_is_written(work, clock, losing):
     losing.per_speedup = 1e6
     before = files_in(work)
-    refused(cli("prune", "--max-loss", 1), "loses at most 1 points", "the least that was lost is", code=1)
+    refused(cli("prune", "--max-loss", 1), "loses at most 1 points", "the one that lost least lost", code=1)
     assert files_in(work) == before
 
 
@@ -86,12 +87,22 @@ def test_loss_is_that_of_the_task_metric_on_samples_never_seen(work, clock):
     assert not seen & {str(part) for part in texts(loss_of.samples)}
 
     directory = Shelf(workbench).at(Budget(kind="speedup", value=1.5))
-    labels = loss_of.samples.labels
+    labels, lost = loss_of.samples.labels, loss_of(directory)
     right = [
         (outputs_of(torch_run(model), loss_of.samples).argmax(-1) == labels).mean()
         for model in (workbench.model, load(directory))
     ]
-    assert loss_of(directory) == pytest.approx(100 * (right[0] - right[1]))
+    assert lost.points == pytest.approx(100 * (right[0] - right[1]))
+    assert lost.n == len(labels)
+
+
+def test_a_loss_that_is_not_known_well_enough_is_said_to_be(work, clock, losing):
+    losing.error = 0.5
+    result = cli("prune", "--max-loss", 0.8)
+    assert result.exit_code == 0
+    said = " ".join(result.stderr.split())
+    assert "± 0.50 points" in said
+    assert "on other samples it may well be more than 0.8" in said
 
 
 def texts(samples):

@@ -310,12 +310,24 @@ def test_synthetic_inputs_run_and_have_padding(make_task):
     assert 0 < inputs["attention_mask"].mean() < 1
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_timing_inputs_differ_from_those_of_a_trace_in_padding_alone(make_task, batch):
+    task = make_task()
+    timed, traced = task.timing_inputs(batch, 9), task.synthetic_inputs(batch, 9)
+    assert (timed["attention_mask"] == 1).all()
+    assert [name for name in timed if not np.array_equal(timed[name], traced[name])] == ["attention_mask"]
+    assert {name: (array.shape, array.dtype) for name, array in timed.items()} == {
+        name: (array.shape, array.dtype) for name, array in traced.items()
+    }
+
+
 def test_score_is_accuracy_with_its_standard_error(make_task):
     outputs = np.eye(3)[[0, 1, 2, 2, 1]]
     score = make_task().score(outputs, np.array([0, 1, 2, 0, 0]))
     assert (score.metric, score.n) == ("accuracy", 5)
     assert score.value == pytest.approx(60)
-    assert score.standard_error == pytest.approx(100 * (0.6 * 0.4 / 5) ** 0.5)
+    share = (3 + 1) / (5 + 2)  # one sample more that is right and one that is wrong
+    assert score.standard_error == pytest.approx(100 * (share * (1 - share) / 7) ** 0.5)
 
 
 def test_losses_are_the_cross_entropy_of_each_sample(make_task):

@@ -20,7 +20,7 @@ from prune2deploy.graphs.reweigh import Template
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.table import LatencyTable
 from prune2deploy.progress import Progress
-from prune2deploy.runtimes.base import Runtime
+from prune2deploy.runtimes.base import Engine, Runtime
 from prune2deploy.runtimes.workload import DENSE, time_workload
 from prune2deploy.tasks.base import Task
 
@@ -56,14 +56,15 @@ class EngineBench:
     ):
         self.model, self.task, self.runtime, self.directory, self.progress = model, task, runtime, directory, progress
         self.workload = [
-            (point, task.synthetic_inputs(point.batch, point.seq_len)) for point in project.workload
+            (point, task.timing_inputs(point.batch, point.seq_len)) for point in project.workload
         ]
-        self.dense_file, self.dense = dense, runtime.build(dense)
+        self.dense_file = dense
 
     @cached_property
     def dense_ms(self) -> float:
         """Milliseconds of the dense model over the workload, as this machine's clock is today."""
-        return time_workload({DENSE: self.dense}, self.workload, self.progress, "measuring the dense model")[DENSE].ms
+        engines: dict[str, Engine] = {DENSE: self.runtime.build(self.dense_file)}
+        return time_workload(engines, self.workload, self.progress, "measuring the dense model")[DENSE].ms
 
     def measure(self, plan: Plan) -> tuple[float, float]:
         """(milliseconds of the model that `plan` leaves, milliseconds of the dense model), over the workload."""
@@ -77,7 +78,8 @@ class EngineBench:
             if not Template(self.dense_file, logits_of(self.model), example_inputs(self.task)).write(logits_of(slim), path):
                 export_onnx(slim, self.task, path)
             advance()
-        engines = {DENSE: self.dense, "candidate": self.runtime.build(path)}
+        # the dense engine anew, too: one that has run the points after the first is not what the candidate is
+        engines = {DENSE: self.runtime.build(self.dense_file), "candidate": self.runtime.build(path)}
         try:
             timings = time_workload(engines, self.workload, self.progress, "measuring the candidate")
         finally:
