@@ -36,8 +36,8 @@ def cache_key(packages: Iterable[str], *parts: object) -> str:
 
 
 def remove_stale(directory: Path, pattern: str, current: Path) -> None:
-    """Remove what matches `pattern` in `directory` and is not `current`: what was kept under other keys."""
-    for path in [each for each in directory.glob(pattern) if each != current]:
+    """Remove what matches `pattern` in `directory` and is not `current` or beside it: what was kept under other keys."""
+    for path in [each for each in directory.glob(pattern) if not each.name.startswith(current.name)]:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

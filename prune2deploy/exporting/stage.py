@@ -21,6 +21,7 @@ from prune2deploy.exporting.parts import (
 from prune2deploy.exporting.releases import release_named, server_check
 from prune2deploy.exporting.witnessed import refuse_unservable, witness_checks
 from prune2deploy.files import sha256_of, write_record, write_text
+from prune2deploy.graphs.files import copy_graph, move_graph, remove_graph
 from prune2deploy.graphs.fuse import GAIN, fuse, fused_dense
 from prune2deploy.graphs.onnx_model import dense_onnx, export_onnx
 from prune2deploy.models.checkpoint import (
@@ -198,7 +199,7 @@ def compile_into(version: Path, backend: Backend, runtime: Runtime, onnx_file: P
         runtime.compile(onnx_file, version / backend.model)
         advance()
     if backend.graph != backend.model:
-        shutil.copyfile(onnx_file, version / backend.graph)
+        copy_graph(onnx_file, version / backend.graph)
 
 
 def failure_of(report: Report, message: str) -> CheckFailedError:
@@ -233,15 +234,15 @@ def take_fused(
     try:
         timings = time_workload(engines, workload, progress, "plain against fused graph")
     except UnstableMeasurementError:
-        fused_file.unlink()
+        remove_graph(fused_file)
         raise
     plain, fused = timings[PRUNED].ms, timings["fused"].ms
     taken = equal and fused < (1 - GAIN) * plain
     progress.note(f"fused graph: {fused:.2f} ms, plain {plain:.2f} ms; " + ("taken" if taken else "not taken"))
     if not taken:
-        fused_file.unlink()
+        remove_graph(fused_file)
         return dense_file, False
-    fused_file.replace(onnx_file)
+    move_graph(fused_file, onnx_file)
     return fused_dense(dense_file), True
 
 

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from prune2deploy.files import replacing
+from prune2deploy.graphs.files import data_of, save_graph
 from prune2deploy.provenance import EXPORTED, ONNX_RUNTIMES, cache_key, remove_stale
 
 GAIN = 0.03  # of the latency; less is within what a second measurement may undo
@@ -19,6 +19,8 @@ def fuse(onnx_file: Path, fused_file: Path) -> bool:
     from onnxruntime.transformers import optimizer
 
     logging.getLogger("onnxruntime.transformers").setLevel(logging.ERROR)
+    if data_of(onnx_file).exists():  # the optimizer does not take weights that lie beside the graph
+        return False
     plain = onnx.load(onnx_file, load_external_data=False).graph
     try:
         model = optimizer.optimize_model(str(onnx_file), num_heads=0, hidden_size=0, opt_level=0).model
@@ -31,8 +33,7 @@ def fuse(onnx_file: Path, fused_file: Path) -> bool:
     declared = {opset.domain for opset in model.opset_import}
     for domain in sorted({node.domain for node in model.graph.node} - declared):
         model.opset_import.append(onnx.helper.make_opsetid(domain, 1))  # the optimizer forgets its own
-    with replacing(fused_file) as partial:
-        onnx.save(model, partial)
+    save_graph(model, fused_file)
     return True
 
 

@@ -4,6 +4,7 @@ Inputs and outputs keep their types, and so do the places where half precision i
 reductions, and whatever numbers beyond float16's range reach (an attention mask of -3.4e38, until the softmax takes it).
 """
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from prune2deploy.config import Precision
 from prune2deploy.errors import CheckFailedError
-from prune2deploy.files import replacing
+from prune2deploy.graphs.files import save_graph
 
 if TYPE_CHECKING:
     import onnx
@@ -36,19 +37,17 @@ def cast(onnx_file: Path, precision: Precision, out: Path) -> None:
 
     model = onnx.load(onnx_file)
     if precision != "fp32":
-        Casting(model, precision).run()
-    with replacing(out) as partial:
-        onnx.save(model, partial)
-        try:
-            onnx.checker.check_model(str(partial), full_check=True)
-        except onnx.checker.ValidationError as error:
-            raise CheckFailedError(f"the {precision} graph is not valid ONNX: {str(error).splitlines()[0]}") from None
+        Casting(model, precision, _float_values(onnx_file)).run()
+    try:
+        save_graph(model, out)
+    except onnx.checker.ValidationError as error:
+        raise CheckFailedError(f"the {precision} graph is not valid ONNX: {str(error).splitlines()[0]}") from None
 
 
 class Casting:
     """Rewrites the nodes of one graph in place, in their (topological) order."""
 
-    def __init__(self, model: "onnx.ModelProto", precision: Precision):
+    def __init__(self, model: "onnx.ModelProto", precision: Precision, float_values: set[str]):
         import onnx
 
         self.graph = model.graph
@@ -56,7 +55,7 @@ class Casting:
         self.half = onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.BFLOAT16
         self.full = onnx.TensorProto.FLOAT
         self.allowed = f"tensor({'float16' if precision == 'fp16' else 'bfloat16'})"
-        self.float_values = _float_values(model)
+        self.float_values = float_values
         self.weights = {entry.name: entry for entry in self.graph.initializer}
         self.types: dict[str, int] = {}  # of every float value that has been put out so far
         self.wide: set[str] = set()  # values that may lie beyond float16's range
@@ -139,11 +138,14 @@ class Casting:
         return self.made[name, kind]
 
 
-def _float_values(model: "onnx.ModelProto") -> set[str]:
-    """The names of all float32 values: inputs, weights, and what nodes put out."""
+def _float_values(onnx_file: Path) -> set[str]:
+    """The names of all float32 values of a graph: inputs, weights, and what nodes put out."""
     import onnx
 
-    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    with tempfile.TemporaryDirectory() as folder:
+        inferred = Path(folder) / "inferred.onnx"
+        onnx.shape_inference.infer_shapes_path(str(onnx_file), str(inferred), strict_mode=True)
+        graph = onnx.load(inferred, load_external_data=False).graph
     values = [*graph.input, *graph.output, *graph.value_info]
     found = {value.name for value in values if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
     return found | {entry.name for entry in graph.initializer if entry.data_type == onnx.TensorProto.FLOAT}

@@ -8,16 +8,16 @@ another name.
 """
 
 import hashlib
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prune2deploy.files import replacing
+from prune2deploy.graphs.files import move_graph, save_graph
 
 if TYPE_CHECKING:
-    import onnx
     import torch
     from torch import nn
 
@@ -60,18 +60,19 @@ class Template:
             initializer, transposed = self.places[name]
             array = np.ascontiguousarray(arrays[name].T if transposed else arrays[name])
             initializers[initializer].CopyFrom(numpy_helper.from_array(array, initializer))
-        try:
-            onnx.checker.check_model(graph, full_check=True)
-        except Exception:  # checker and shape inference raise unrelated kinds; each says that a shape was baked in
-            return False
-        if not self._computes(graph, module):
-            return False
-        with replacing(onnx_file) as partial:
-            onnx.save(graph, partial)
+        with tempfile.TemporaryDirectory(dir=onnx_file.parent, prefix=".reweighed-") as folder:
+            made = Path(folder) / onnx_file.name
+            try:
+                save_graph(graph, made)
+            except Exception:  # checker and shape inference raise unrelated kinds; each says that a shape was baked in
+                return False
+            if not self._computes(made, module):
+                return False
+            move_graph(made, onnx_file)
         return True
 
-    def _computes(self, graph: "onnx.ModelProto", module: "nn.Module") -> bool:
-        """Whether `graph` puts out what `module` does."""
+    def _computes(self, onnx_file: Path, module: "nn.Module") -> bool:
+        """Whether the graph puts out what `module` does."""
         import onnxruntime
         import torch
 
@@ -81,7 +82,7 @@ class Template:
         with torch.no_grad():
             wanted = module(inputs=self.inputs)[0].numpy()
         try:
-            session = onnxruntime.InferenceSession(graph.SerializeToString(), options, ["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(str(onnx_file), options, ["CPUExecutionProvider"])
             given = {entry.name: self.inputs[entry.name].numpy() for entry in session.get_inputs()}
             got = session.run(None, given)[0]
         except Exception:  # ONNX Runtime raises kinds of its own; each says that a shape was baked in

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune2deploy.errors import CheckFailedError
-from prune2deploy.files import replacing
+from prune2deploy.graphs.files import save_graph
 
 if TYPE_CHECKING:
     import torch
@@ -57,9 +57,7 @@ def to_onnx(
         del value.metadata_props[:]
     del graph.graph.value_info[:]  # with it ONNX Runtime 1.31 ran shrunk models 10 % slower (docs/measuring.md)
     try:
-        with replacing(path) as partial:
-            onnx.save(graph, partial)
-            onnx.checker.check_model(str(partial), full_check=True)
+        save_graph(graph, path)
     except onnx.checker.ValidationError as error:
         raise CheckFailedError(f"the exported graph is not valid ONNX: {str(error).splitlines()[0]}") from None
 

@@ -1,7 +1,6 @@
 """ONNX Runtime, on the CPU or on CUDA."""
 
 import itertools
-import shutil
 from pathlib import Path
 from time import perf_counter_ns
 from types import ModuleType
@@ -11,6 +10,7 @@ import numpy as np
 
 from prune2deploy.config import Target
 from prune2deploy.errors import CheckFailedError, InputError, MissingPackageError
+from prune2deploy.graphs.files import copy_graph
 from prune2deploy.graphs.precision import cast
 from prune2deploy.runtimes.base import Arrays, DeviceInfo, Engine, Runtime, RuntimeInfo, TimedRun
 from prune2deploy.runtimes.devices import cpu_device, cuda_device
@@ -108,7 +108,7 @@ class OnnxRuntime(Runtime):
     def compile(self, onnx_file: Path, artifact: Path) -> None:
         """See Runtime."""
         if self.target.precision == "fp32":
-            shutil.copyfile(onnx_file, artifact)
+            copy_graph(onnx_file, artifact)
         else:
             cast(onnx_file, self.target.precision, artifact)
 

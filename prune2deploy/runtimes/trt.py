@@ -16,7 +16,8 @@ import numpy as np
 
 from prune2deploy.config import Target
 from prune2deploy.errors import CheckFailedError, InputError, MissingPackageError
-from prune2deploy.files import replacing, sha256_of
+from prune2deploy.files import replacing
+from prune2deploy.graphs.files import digest_of_graph
 from prune2deploy.graphs.onnx_nodes import modules_of
 from prune2deploy.graphs.precision import cast
 from prune2deploy.provenance import cache_key
@@ -50,7 +51,7 @@ class TensorRt(Runtime):
         """See Runtime; takes the plan from the cache where one was built of the same graph with the same options."""
         import onnx
 
-        graph = onnx.load(onnx_file).graph
+        graph = onnx.load(onnx_file, load_external_data=False).graph
         profiles = self.profiles(graph)
         kept = self.cache / f"{self._key(onnx_file, profiles)}.plan"
         if kept.exists() and not self.settings.strip_weights:
@@ -105,7 +106,7 @@ class TensorRt(Runtime):
     def _key(self, onnx_file: Path, profiles: list) -> str:
         """A name for everything that a plan depends on."""
         precision = self.target.precision
-        said = {"graph": sha256_of(onnx_file), "precision": precision, "profiles": profiles, **self._where_and_how()}
+        said = {"graph": digest_of_graph(onnx_file), "precision": precision, "profiles": profiles, **self._where_and_how()}
         return cache_key(("prune2deploy",), json.dumps(said, sort_keys=True))  # whose cast the plan is built of
 
     def _where_and_how(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from prune2deploy.budget import Budget
 from prune2deploy.config import Precision, Project, Target, WorkloadPoint
+from prune2deploy.graphs.files import bytes_of
 from prune2deploy.graphs.onnx_nodes import modules_of
 from prune2deploy.models.checkpoint import PrunedRecord
 from prune2deploy.models.family import blocks_of
@@ -107,7 +108,7 @@ def assess(subject: Subject, runtime: Runtime, seconds: dict[str, float], progre
         signature=record.plan.signature,
         widths=record.plan.widths_by_key(),
         parameters_dense=_parameters(subject.dense), parameters_pruned=_parameters(subject.pruned),
-        onnx_bytes_dense=subject.dense_onnx.stat().st_size, onnx_bytes_pruned=subject.pruned_onnx.stat().st_size,
+        onnx_bytes_dense=bytes_of(subject.dense_onnx), onnx_bytes_pruned=bytes_of(subject.pruned_onnx),
         fused=subject.fused, numerics=numerics,
         metric_dense=metric_record(scores[DENSE]), metric_pruned=metric_record(scores[PRUNED]),
         lost=LossRecord(points=lost.points, standard_error=lost.standard_error),
@@ -131,7 +132,7 @@ def where_time_goes(subject: Subject, engine: Engine, inputs: Arrays) -> dict[st
     spent = engine.layer_ms(inputs)
     if not spent:
         return {}
-    modules = modules_of(onnx.load(subject.pruned_onnx).graph)
+    modules = modules_of(onnx.load(subject.pruned_onnx, load_external_data=False).graph)
     return block_ms(spent, engine.layers(), modules, blocks_of(subject.dense))
 
 

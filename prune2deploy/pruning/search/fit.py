@@ -15,6 +15,7 @@ import numpy as np
 from prune2deploy.budget import Budget
 from prune2deploy.config import Project
 from prune2deploy.errors import CheckFailedError, InputError, UnreachableBudgetError
+from prune2deploy.graphs.files import remove_graph
 from prune2deploy.graphs.onnx_model import example_inputs, export_onnx, logits_of
 from prune2deploy.graphs.reweigh import Template
 from prune2deploy.models.plan import Plan
@@ -72,7 +73,7 @@ class EngineBench:
 
         slim = shrunk(self.model, plan)
         path = self.directory / "candidate.onnx"
-        path.unlink(missing_ok=True)
+        remove_graph(path)
         with self.progress.track("building the candidate", 1) as advance:
             # not kept between candidates: it holds the dense model's weights once more
             if not Template(self.dense_file, logits_of(self.model), example_inputs(self.task)).write(logits_of(slim), path):
@@ -83,7 +84,7 @@ class EngineBench:
         try:
             timings = time_workload(engines, self.workload, self.progress, "measuring the candidate")
         finally:
-            path.unlink()
+            remove_graph(path)
         return timings["candidate"].ms, timings[DENSE].ms
 
 
