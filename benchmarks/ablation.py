@@ -59,7 +59,8 @@ class Changed(OursMethod):
 
 class UniformTokens(Changed):
     def changed(self, moments: Moments) -> Moments:
-        return Moments(moments.blocks, [np.ones_like(weights) for weights in moments.weights])
+        alike = {block: [np.ones_like(each) for each in weights] for block, weights in moments.weights.items()}
+        return Moments(moments.blocks, alike)
 
 
 class PlainError(Changed):

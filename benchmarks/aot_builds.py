@@ -8,19 +8,21 @@ Nothing runs a plan here: that they compute what they should is for a machine wi
 
 import argparse
 import json
+import shutil
 import time
 from pathlib import Path
 from unittest import mock
 
-from bert_base import random_bert
-from transformers import ViTImageProcessor
+import torch
+from transformers import BertConfig, BertForSequenceClassification, ViTImageProcessor
 
 from prune2deploy.config import Project, Target
 from prune2deploy.files import pretty_json, write_text
 from prune2deploy.graphs.onnx_model import export_onnx
-from prune2deploy.models.checkpoint import load_dense
-from prune2deploy.models.family import blocks_of, family_of
+from prune2deploy.models.checkpoint import load_dense, processor_files
+from prune2deploy.models.family import blocks_of
 from prune2deploy.models.plan import Plan
+from prune2deploy.models.signature import signature_of
 from prune2deploy.models.surgery import shrunk
 from prune2deploy.runtimes import trt
 from prune2deploy.runtimes.base import Shapes
@@ -31,6 +33,16 @@ from prune2deploy.tasks.registry import task_of
 TEXT = [{"batch": 1, "seq_len": 128}, {"batch": 32, "seq_len": 128}]
 IMAGES = [{"batch": 1}, {"batch": 32}]
 RAGGED = {"attention": (5, 7, 0, 12, 3, 1), "ffn": (1536, 700, 768, 0, 64, 1000)}
+
+
+def random_bert(shared: Path, work: Path) -> Path:
+    """BERT-base's shape with random weights, and the tokenizer of the shared model beside them."""
+    directory = work / "bert-base"
+    torch.manual_seed(0)
+    BertForSequenceClassification(BertConfig(num_labels=2)).save_pretrained(directory)
+    for file in processor_files(shared / "models" / "minilm-sst2"):
+        shutil.copy2(file, directory / file.name)
+    return directory
 
 
 def deit(shared: Path, work: Path) -> Path:
@@ -51,7 +63,7 @@ def graph_of(directory: Path, task: str, widths: dict | None, work: Path) -> tup
     kind = task_of(project, directory, model.config)
     if widths is not None:
         kept = {block: range(widths[block.kind][block.layer]) for block in blocks_of(model)}
-        model = shrunk(model, Plan.of(family_of(model.config).signature(model.config), kept))
+        model = shrunk(model, Plan.of(signature_of(model.config), kept))
     path = work / f"{directory.name}{'-ragged' if widths else ''}.onnx"
     export_onnx(model, kind, path)
     return path, project, kind
@@ -64,10 +76,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    random_bert(options.work / "bert-base")
     text, images = "text-classification", "image-classification"
     cases = {
-        "BERT-base shape, dense": (options.work / "bert-base", text, None),
+        "BERT-base shape, dense": (random_bert(options.shared, options.work), text, None),
         "MiniLM-L6, ragged, two blocks vanished": (options.shared / "models" / "minilm-sst2", text, RAGGED),
         "DeiT-tiny, dense": (deit(options.shared, options.work), images, None),
     }

@@ -20,8 +20,9 @@ from prune2deploy.console import RichProgress
 from prune2deploy.errors import Prune2DeployError
 from prune2deploy.graphs.onnx_model import export_onnx
 from prune2deploy.models.checkpoint import load_dense
-from prune2deploy.models.family import blocks_of, family_of
+from prune2deploy.models.family import blocks_of
 from prune2deploy.models.plan import Plan
+from prune2deploy.models.signature import signature_of
 from prune2deploy.models.surgery import shrunk
 from prune2deploy.profiling.stage import profile
 from prune2deploy.runtimes.base import Shapes
@@ -35,6 +36,7 @@ MODELS = {
     "bert-base": {},
 }
 POINTS = [{"batch": 1, "seq_len": 128}, {"batch": 32, "seq_len": 128}]
+VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b")  # a model without a tokenizer is refused
 SHARES = {"half": 0.5, "third": 1 / 3}
 
 
@@ -44,6 +46,7 @@ def project_of(name: str, runtime: str, precision: str, work: Path) -> Project:
     if not directory.exists():
         torch.manual_seed(0)
         BertForSequenceClassification(BertConfig(num_labels=2, **MODELS[name])).save_pretrained(directory)
+        (directory / "vocab.txt").write_text("\n".join(VOCABULARY), encoding="utf-8")
     values = {
         "model": str(directory), "task": "text-classification", "data": {"path": "none", "columns": {"text": "text"}},
         "workload": POINTS, "target": {"device": "gpu", "runtime": runtime, "precision": precision},
@@ -59,7 +62,7 @@ def pruned_plan(model: torch.nn.Module, share: float, ragged: bool) -> Plan:
         width = share * (1.4 if index % 2 else 0.6) if ragged else share
         step = 64 if block.kind == "ffn" else 1
         kept[block] = range(0 if ragged and index in (4, 9) else max(step, round(width * block.units / step) * step))
-    return Plan.of(family_of(model.config).signature(model.config), kept)
+    return Plan.of(signature_of(model.config), kept)
 
 
 def ratios(project: Project) -> dict:

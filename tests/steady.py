@@ -25,7 +25,7 @@ CALL_MS, MS_PER_BYTE = 0.05, 3e-5  # the tiny models, dense, take 3 ms
 PADDED_MS, USED_MS = 0.4, 0.1  # more, for inputs with padding, and in a session that has run other shapes
 FINAL = "measuring dense and pruned"  # how the measurement that decides about an export is announced
 CANDIDATE = "measuring the candidate"
-BLOCKS = "timing blocks"
+BLOCKS = ("timing attention", "timing ffn")
 PADDING = "timing padding"
 
 

@@ -10,7 +10,7 @@ from tiny import PLANS, plan_keeping
 from prune2deploy.config import Target, TensorRtSettings, WorkloadPoint
 from prune2deploy.graphs.onnx_model import export_onnx
 from prune2deploy.graphs.onnx_nodes import modules_of
-from prune2deploy.models.family import blocks_of, family_of
+from prune2deploy.models.family import blocks_of
 from prune2deploy.models.layer_times import OTHER, block_ms
 from prune2deploy.models.surgery import shrink_
 from prune2deploy.runtimes.base import Shapes
@@ -95,7 +95,7 @@ def test_time_inside_the_engine_is_told_by_block(case, pruned, tmp_path):
     spent = engine.layer_ms(case.samples.batch([0]).inputs)
     blocks = blocks_of(case.model)
     modules = modules_of(onnx.load(pruned[1]).graph)
-    found = block_ms(spent, engine.layers(), modules, blocks, family_of(case.model.config))
+    found = block_ms(spent, engine.layers(), modules, blocks)
     assert sum(found.values()) == pytest.approx(sum(spent.values()))
     assert found[OTHER] < 0.8 * sum(found.values())
 

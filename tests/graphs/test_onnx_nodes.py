@@ -1,9 +1,9 @@
 import onnx
 import pytest
+from tiny import layers_of
 
 from prune2deploy.graphs.onnx_model import export_onnx
 from prune2deploy.graphs.onnx_nodes import modules_of
-from prune2deploy.models.family import family_of
 
 pytestmark = pytest.mark.usefixtures("shared_exports")
 
@@ -15,7 +15,7 @@ def test_every_product_belongs_to_the_module_whose_weights_it_reads(case, tmp_pa
     after = {name: node for node in graph.node for name in node.input}
     weights = {entry.name for entry in graph.initializer}
     products = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights]
-    assert len(products) == 6 * len(family_of(case.model.config).layers(case.model))
+    assert len(products) == 6 * len(layers_of(case.model))
     for node in products:
         bias = next(name for name in after[node.output[0]].input if name in weights)
         assert owners[node.name] == bias.removesuffix(".bias")
@@ -26,7 +26,7 @@ def test_a_softmax_belongs_to_the_attention_that_feeds_it(case, tmp_path):
     graph = onnx.load(tmp_path / "model.onnx").graph
     owners = modules_of(graph)
     found = [owners[node.name] for node in graph.node if node.op_type == "Softmax"]
-    layers = len(family_of(case.model.config).layers(case.model))
+    layers = len(layers_of(case.model))
     assert len(found) == layers
     for layer, module in enumerate(found):
         assert f".{layer}.attention" in module

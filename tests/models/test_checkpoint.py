@@ -1,22 +1,26 @@
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import PLANS, plan_keeping, provenance
+from tiny import PLANS, plan_keeping, provenance, signature_of
 
 from prune2deploy.errors import InputError
 from prune2deploy.files import sha256_of
 from prune2deploy.models.checkpoint import (
     PLAN_FILE,
     WEIGHTS_FILE,
+    PrunedRecord,
     load,
     load_dense,
     read_pruned_record,
     resolve_model,
     save_pruned,
 )
+from prune2deploy.models.family import blocks_of, families
+from prune2deploy.models.plan import Plan, units_of
 from prune2deploy.models.surgery import shrink_
 
 
@@ -139,7 +143,7 @@ def test_unsupported_model_type_names_the_supported_ones(dense_copy):
     )
     message = refusal(load_dense, dense_copy)
     assert "'roberta'" in message
-    assert "bert, vit" in message
+    assert f"supported are: {', '.join(sorted(families()))}" in message
 
 
 def test_unknown_model_type(dense_copy):
@@ -226,6 +230,40 @@ def test_model_that_is_a_file(dense_copy):
     assert "give the model's directory" in refusal(resolve_model, WEIGHTS_FILE, dense_copy)
 
 
+# pruned models of version 1
+
+VERSION_1 = Path(__file__).parent / "data"
+INPUTS = {
+    "bert": {
+        "input_ids": torch.tensor([[2, 7, 9, 11, 3], [2, 19, 3, 0, 0]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]),
+    },
+    "vit": {"pixel_values": torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)},
+}
+
+
+@pytest.mark.parametrize("family", INPUTS)
+def test_a_model_that_version_1_saved_says_what_it_said_then(family):
+    directory = VERSION_1 / f"{family}-version-1"
+    model, wanted = load(directory), json.loads((directory / "logits.json").read_text(encoding="utf-8"))
+    with torch.no_grad():
+        torch.testing.assert_close(model(**INPUTS[family]).logits, torch.tensor(wanted), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", INPUTS)
+def test_a_record_of_version_1_is_read_as_it_is_today(family):
+    directory = VERSION_1 / f"{family}-version-1"
+    written, read = json.loads((directory / PLAN_FILE).read_text(encoding="utf-8")), read_pruned_record(directory)
+    assert (written["schema_version"], written["plan"]["schema_version"]) == (1, 1)
+    assert (read.schema_version, read.plan.schema_version, read.logit_scale) == (2, 2, 1)
+    model = load(directory)
+    assert read.plan.signature == signature_of(model)
+    units = {block: units_of(written["plan"]["kept"][block.key]) for block in blocks_of(model)}
+    assert read.plan == Plan.of(signature_of(model), units)
+    assert sorted(map(len, units.values())) == [0, 0, 0, 0, 1, 3, 7, 20]
+    assert PrunedRecord.model_validate_json(read.model_dump_json()) == read
+
+
 # bad pruned models
 
 
@@ -247,7 +285,7 @@ def test_pruned_weights_that_are_missing(pruned_dir):
     assert "model.safetensors is missing" in refusal(load, pruned_dir)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema_version": 2}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema_version": 2}', '{"schema_version": 3}'])
 def test_corrupt_record(pruned_dir, text):
     (pruned_dir / PLAN_FILE).write_text(text, encoding="utf-8")
     message = refusal(load, pruned_dir)
@@ -263,6 +301,12 @@ def test_record_with_a_damaged_plan_names_the_block(pruned_dir):
     assert "block 2.ffn: '5-1' is out of order" in refusal(load, pruned_dir)
 
 
+@pytest.mark.parametrize("version", [0, 3])
+def test_record_of_an_unknown_version(pruned_dir, version):
+    change_json(pruned_dir / PLAN_FILE, schema_version=version)
+    assert "schema_version" in refusal(load, pruned_dir)
+
+
 def test_record_with_an_unknown_key(pruned_dir):
     change_json(pruned_dir / PLAN_FILE, surprise=1)
     assert "surprise" in refusal(load, pruned_dir)
@@ -271,7 +315,7 @@ def test_record_with_an_unknown_key(pruned_dir):
 def test_plan_for_another_model(pruned_dir):
     path = pruned_dir / PLAN_FILE
     values = json.loads(path.read_text(encoding="utf-8"))
-    values["plan"]["signature"]["activation"] = "relu"
+    values["plan"]["signature"]["fixed"]["activation"] = "relu"
     path.write_text(json.dumps(values), encoding="utf-8")
     message = refusal(load, pruned_dir)
     assert "this plan is for bert-l3-h32-a4x8-f64-relu-o3" in message

@@ -1,11 +1,18 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
+from transformers import BertConfig
 
 from prune2deploy.config import Target, WorkloadPoint
 from prune2deploy.errors import InputError, UnstableMeasurementError
 from prune2deploy.files import write_record
-from prune2deploy.models.block import Block
+from prune2deploy.models.configuration import load_config
+from prune2deploy.models.family import families
 from prune2deploy.models.plan import Plan
+from prune2deploy.models.signature import Signature, signature_of
 from prune2deploy.models.table import (
     Curve,
     LatencyTable,
@@ -18,11 +25,17 @@ from prune2deploy.models.table import (
 )
 from prune2deploy.runtimes.base import DeviceInfo, RuntimeInfo
 
-SIGNATURE = ModelSignature(
-    family="bert", layers=2, hidden_size=32, heads=4, kv_heads=4, head_size=8, intermediate_size=64,
-    activation="gelu",
-    norm="post", outputs=3,
-)  # fmt: skip
+BERT = {
+    "family": "bert", "layers": 2, "hidden_size": 32, "heads": 4, "kv_heads": 4, "head_size": 8, "intermediate_size": 64,
+    "activation": "gelu", "norm": "post", "outputs": 3,
+}  # fmt: skip
+
+
+def signature(**changes):
+    return Signature.model_validate({**BERT, **changes})
+
+
+SIGNATURE = signature()
 DEVICE = DeviceInfo(kind="cpu", name="Some CPU", cores=2, memory_gb=8)
 RUNTIME = RuntimeInfo(
     name="onnxruntime",
@@ -32,8 +45,9 @@ RUNTIME = RuntimeInfo(
     affinity=[0, 1],
     settings={},
 )
-SIZES = (("attention", 4, 8), ("ffn", 64, 1))
-BLOCKS = [Block(layer, *sizes) for layer in range(2) for sizes in SIZES]
+BLOCKS = families()["bert"].blocks(
+    BertConfig(num_hidden_layers=2, num_attention_heads=4, hidden_size=32, intermediate_size=64)
+)
 
 
 def curve(widths, ms, error=0.001):
@@ -93,22 +107,82 @@ def test_curve_that_cannot_be_is_refused(widths, ms, errors, problem):
 
 
 def test_point_needs_a_curve_of_each_kind():
-    values = point().model_dump()
-    del values["curves"]["ffn"]
-    with pytest.raises(ValidationError, match="one curve for each of"):
-        PointTable(**values)
+    alone = point().model_copy(update={"curves": {"attention": point().curves["attention"]}})
+    with pytest.raises(ValidationError, match="one curve for each of: attention, ffn"):
+        table(points=[alone])
 
 
 def test_curves_must_reach_the_dense_width():
     with pytest.raises(ValidationError, match="ffn curve does not end at the dense width 128"):
-        table(signature=SIGNATURE.model_copy(update={"intermediate_size": 128}))
+        table(signature=signature(intermediate_size=128))
+
+
+# several curves of one name
+
+
+def several(**changes):
+    """The `ffn` curves of a point, for every choice of precision and share of tokens."""
+    values = curve([0, 16, 32, 64], [0, 0.25, 0.5, 1.0]).model_dump()
+    choices = [{}, {"precision": "int8", "ms": [0, 0.1, 0.2, 0.4]}, {"tokens": 0.5, "widths": [0, 64], "ms": [0, 0.5],
+               "standard_error_ms": [0, 0]}, {"precision": "int8", "tokens": 0.5}]  # fmt: skip
+    return [Curve(**{**values, **choice, **changes}) for choice in choices]
+
+
+def with_ffn(curves):
+    return PointTable(**{**point().model_dump(), "curves": {"attention": point().curves["attention"], "ffn": curves}})
+
+
+def test_the_first_of_several_curves_is_that_of_the_tables_own_precision_and_all_tokens():
+    found = table(points=[with_ffn(several())])
+    assert found.points[0].curves["ffn"] == several()
+    assert found.points[0].curve("ffn") == several()[0]
+    assert found.run_ms("ffn", 32) == 0.5
+    assert LatencyTable.model_validate_json(found.model_dump_json()) == found
+
+
+def test_a_bare_curve_is_a_list_of_one():
+    alone = several()[0]
+    assert with_ffn(alone) == with_ffn([alone])
+    assert with_ffn(alone.model_dump()) == with_ffn([alone])
+
+
+@pytest.mark.parametrize("curves", [[], several()[:1] * 2, [*several(), several()[3]]])
+def test_there_is_one_curve_for_each_choice(curves):
+    with pytest.raises(ValidationError, match="one curve of ffn for each precision and share of tokens"):
+        with_ffn(curves)
+
+
+@pytest.mark.parametrize("tokens", [0, -0.5, 1.1])
+def test_a_share_of_tokens_that_cannot_be_is_refused(tokens):
+    with pytest.raises(ValidationError, match="tokens"):
+        several(tokens=tokens)
+
+
+def test_each_of_several_curves_reaches_the_dense_width():
+    short = several()[1].model_copy(update={"widths": [0, 16, 32, 48]})
+    with pytest.raises(ValidationError, match="ffn curve does not end at the dense width 64"):
+        table(points=[with_ffn([several()[0], short])])
+
+
+def test_each_of_several_curves_is_checked_for_noise():
+    falling = several()[1].model_copy(update={"ms": [0, 1.0, 0.5, 2.0]})
+    refuse_noisy(table(points=[with_ffn(several())]))
+    with pytest.raises(UnstableMeasurementError, match="ffn at width 16"):
+        refuse_noisy(table(points=[with_ffn([several()[0], falling])]))
+
+
+def test_a_block_that_runs_again_and_again_costs_as_often():
+    again = SIGNATURE.model_copy(update={"calls": {"0.ffn": 3}})
+    found, block = table(signature=again, points=[point()]), replace(BLOCKS[1], calls=3)
+    assert found.block_ms(block, 32) == pytest.approx(3 * 0.5)
+    assert found.predict_ms({"0.ffn": 32, "1.ffn": 32}) == pytest.approx(2.0 + 3 * 0.5 + 0.5)
 
 
 # look-ups
 
 
 def test_prediction_is_the_fixed_part_and_every_block_weighted_over_the_workload():
-    widths = {BLOCKS[0]: 2, BLOCKS[1]: 16, BLOCKS[2]: 0, BLOCKS[3]: 48}
+    widths = {"0.attention": 2, "0.ffn": 16, "1.attention": 0, "1.ffn": 48}
     alone = 2.0 + 0.5 + 0.25 + 0.0 + 0.75
     assert table(points=[point()]).predict_ms(widths) == pytest.approx(alone)
     # the second point is 4 times as slow and counts 3 times as much
@@ -116,9 +190,9 @@ def test_prediction_is_the_fixed_part_and_every_block_weighted_over_the_workload
     assert both.predict_ms(widths) == pytest.approx((alone + 3 * 4 * alone) / 4)
     assert both.fixed_ms == pytest.approx((2 + 3 * 8) / 4)
     assert both.dense_ms == pytest.approx((6 + 3 * 24) / 4)
-    assert both.block_ms("attention", 1) == pytest.approx((0.3 + 3 * 1.2) / 4)
-    plan = Plan.of(SIGNATURE, {block: range(width) for block, width in widths.items()})
-    assert both.predict_plan_ms(plan, BLOCKS) == pytest.approx(both.predict_ms(widths))
+    assert both.block_ms(BLOCKS[0], 1) == both.run_ms("attention", 1) == pytest.approx((0.3 + 3 * 1.2) / 4)
+    plan = Plan.of(SIGNATURE, {block: range(widths[block.key]) for block in BLOCKS})
+    assert plan.widths_by_key() == widths
     assert both.widths("ffn") == [0, 16, 32, 64]
 
 
@@ -142,15 +216,43 @@ def test_table_comes_back_as_it_was_written(tmp_path):
     )
 
 
+VERSION_1 = Path(__file__).parent / "data"
+
+
+@pytest.mark.parametrize("family", ["bert", "vit"])
+def test_a_table_of_version_1_is_read_as_it_is_today(family, tmp_path):
+    path = VERSION_1 / f"{family}-table-version-1.json"
+    written, read = json.loads(path.read_text(encoding="utf-8")), read_table(path)
+    assert (written["schema_version"], read.schema_version) == (1, 2)
+    config = load_config(VERSION_1 / f"{family}-version-1")
+    assert read.signature == signature_of(config)
+    for entry, found in zip(written["points"], read.points, strict=True):
+        assert found.curves == {kind: [Curve(**entry["curves"][kind])] for kind in ("attention", "ffn")}
+        assert found.change_ms == {}
+    widths = dict.fromkeys(read.signature.blocks, 0) | {"0.attention": 3, "1.ffn": 20}
+    assert read.predict_ms(widths) == pytest.approx((1 + 2 * 3) / 3 * (2 + 0.5 + 0.65))
+    write_record(tmp_path / "table.json", read)
+    assert read_table(tmp_path / "table.json") == read
+    assert table_path(tmp_path, read.device, read.signature, read.runtime, "fp32").name.startswith(read.signature.name)
+
+
 def test_tables_of_different_things_have_different_files(tmp_path):
     paths = {
         table_path(tmp_path, DEVICE, SIGNATURE, RUNTIME, "fp32"),
         table_path(tmp_path, DEVICE.model_copy(update={"cores": 4}), SIGNATURE, RUNTIME, "fp32"),
-        table_path(tmp_path, DEVICE, SIGNATURE.model_copy(update={"layers": 3}), RUNTIME, "fp32"),
+        table_path(tmp_path, DEVICE, signature(layers=3), RUNTIME, "fp32"),
         table_path(tmp_path, DEVICE, SIGNATURE, RUNTIME.model_copy(update={"threads": 1}), "fp32"),
         table_path(tmp_path, DEVICE, SIGNATURE, RUNTIME, "fp16"),
     }
     assert len(paths) == 5
+
+
+@pytest.mark.parametrize("version", [0, 3])
+def test_table_of_an_unknown_version(tmp_path, version):
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps({**table().model_dump(mode="json"), "schema_version": version}), encoding="utf-8")
+    with pytest.raises(InputError, match="schema_version"):
+        read_table(path)
 
 
 def test_missing_table_says_how_to_measure_one(tmp_path):
@@ -158,7 +260,7 @@ def test_missing_table_says_how_to_measure_one(tmp_path):
         read_table(tmp_path / "table.json")
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"schema_version": 2}', "[1]"])
+@pytest.mark.parametrize("content", ["", "{}", '{"schema_version": 2}', '{"schema_version": 3}', "[1]"])
 def test_damaged_table(tmp_path, content):
     (tmp_path / "table.json").write_text(content)
     with pytest.raises(InputError, match="not a valid latency table") as caught:
@@ -197,8 +299,8 @@ def change(record, **changes):
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({"signature": change(SIGNATURE, layers=3)}, "bert-l2-.*and this one is bert-l3-"),
-        ({"signature": change(SIGNATURE, norm="pre")}, "made for model"),
+        ({"signature": signature(layers=3)}, "bert-l2-.*and this one is bert-l3-"),
+        ({"signature": signature(norm="pre")}, "made for model"),
         ({"target": foreign(runtime="tensorrt")}, "tensorrt"),
         ({"target": foreign(precision="fp16")}, "fp16"),
         (
@@ -233,7 +335,7 @@ def test_table_for_something_else_is_refused(tmp_path, given, problem):
 
 
 def noisy_point(ms, error):
-    return point().model_copy(update={"curves": {**point().curves, "ffn": curve([0, 16, 32, 64], ms, error)}})
+    return point().model_copy(update={"curves": {**point().curves, "ffn": [curve([0, 16, 32, 64], ms, error)]}})
 
 
 def test_good_table_is_accepted():

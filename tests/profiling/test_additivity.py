@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from transformers import BertConfig
 
-from prune2deploy.models.block import Block
+from prune2deploy.models.family import families
 from prune2deploy.models.table import Curve
 from prune2deploy.profiling.additivity import (
     block_sum,
@@ -12,8 +13,9 @@ from prune2deploy.profiling.additivity import (
     widths_by_kind,
 )
 
-SIZES = (("attention", 4, 8), ("ffn", 64, 1))
-BLOCKS = [Block(layer, *sizes) for layer in range(6) for sizes in SIZES]
+BLOCKS = families()["bert"].blocks(
+    BertConfig(num_hidden_layers=6, num_attention_heads=4, hidden_size=32, intermediate_size=64)
+)
 GRIDS = {"attention": [0, 1, 2, 3, 4], "ffn": [0, 16, 32, 48, 64]}
 CURVES = {
     "attention": Curve(widths=[0, 1, 2, 3, 4], ms=[0, 0.3, 0.5, 0.8, 1.0], standard_error_ms=[0.01] * 5),

@@ -114,9 +114,9 @@ def test_profile_measures_what_blocks_cost(
         for kind, widths, expected in (
             ("attention", [0, 1, 2, 3, 4], attention_ms), ("ffn", [0, 16, 32, 48, 64], ffn_ms)
         ):  # fmt: skip
-            assert entry.curves[kind].widths == widths
+            assert entry.curve(kind).widths == widths
             true_ms = [rows * SCALE * expected(width) for width in widths]
-            assert entry.curves[kind].ms == pytest.approx(true_ms, rel=1e-3)
+            assert entry.curve(kind).ms == pytest.approx(true_ms, rel=1e-3)
     assert len(table.checks) == 3 * len(POINTS)
     assert table.median_error < 1e-3
     assert max(abs(check.error) for check in table.checks) < 1e-3

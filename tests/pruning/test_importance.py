@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
+import synthetic
 
-from prune2deploy.models.block import Block
 from prune2deploy.pruning.statistics.importance import by_score, fisher_importance
 
-BLOCK = Block(0, "ffn", 5, 1)
-OTHER = Block(0, "attention", 2, 8)
+BLOCK = synthetic.block("ffn", 5, 1)
+OTHER = synthetic.block("attention", 2, 8)
 
 
 def test_the_best_units_come_first():

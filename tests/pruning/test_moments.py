@@ -64,14 +64,15 @@ def test_weights_follow_the_gradient_of_each_token(case):
     calibration = synthetic.calibration(case)
     found = moments_of(calibration)
     lengths = [calibration.samples.tokens(index) for index in range(len(calibration.samples))]
-    for index, weights in enumerate(found.weights):
-        assert weights.shape[0] == len(calibration.blocks)
-        assert lengths[index] is None or weights.shape[1] == lengths[index]
-    everything = np.concatenate(found.weights, axis=1)
-    np.testing.assert_allclose(everything.mean(1), 1, rtol=1e-4)
-    assert everything.min() >= UNIFORM * 0.999
+    assert list(found.weights) == calibration.blocks
+    for of_samples in found.weights.values():
+        for weights, length in zip(of_samples, lengths, strict=True):
+            assert weights.shape == (1, weights.shape[1] if length is None else length)
+        everything = np.concatenate(of_samples, axis=1)
+        np.testing.assert_allclose(everything.mean(), 1, rtol=1e-4)
+        assert everything.min() >= UNIFORM * 0.999
     last = calibration.blocks[-1]  # the head reads the first token alone, and nothing mixes tokens behind this block
-    rows = [weights[calibration.blocks.index(last)] for weights in found.weights]
+    rows = [weights[0] for weights in found.weights[last]]
     assert all(row[0] > UNIFORM and np.allclose(row[1:], UNIFORM) for row in rows)
 
 
@@ -93,8 +94,10 @@ def test_the_cache_gives_the_same_and_a_damaged_or_older_one_is_made_again(case,
         for block, found in first.blocks.items():
             for name in ("mean", "covariance", "sensitivity"):
                 np.testing.assert_array_equal(getattr(found, name), getattr(other.blocks[block], name))
-        for one, two in zip(first.weights, other.weights, strict=True):
-            np.testing.assert_array_equal(one, two)
+        assert list(first.weights) == list(other.weights)
+        for block, weights in first.weights.items():
+            for one, two in zip(weights, other.weights[block], strict=True):
+                np.testing.assert_array_equal(one, two)
 
     same(moments_of(calibration))
     for path, content in stored.items():

@@ -9,6 +9,7 @@ from prune2deploy.budget import Budget
 from prune2deploy.config import WorkloadPoint
 from prune2deploy.errors import InputError, UnreachableBudgetError
 from prune2deploy.files import write_record
+from prune2deploy.models.family import blocks_of
 from prune2deploy.pruning.methods.registry import METHODS
 from prune2deploy.pruning.stage import prune
 from prune2deploy.pruning.workbench import AWAY_MARGIN
@@ -75,7 +76,7 @@ def test_a_missing_or_damaged_table(case, tmp_path):
 
 def test_budgets_out_of_reach_are_refused_before_calibration(case, tmp_path, monkeypatch):
     table, path = table_file(case, tmp_path, fixed=2.0)
-    monkeypatch.setitem(METHODS, "ours", None)  # not to be called
+    monkeypatch.setattr(METHODS["ours"], "__init__", None)  # not to be called
     for budget, kind, number in (
         (Budget(kind="latency_ms", value=1.9), UnreachableBudgetError, "2 ms"),
         (Budget(kind="latency_ms", value=99), InputError, f"{table.dense_ms:.3g} ms"),

@@ -115,6 +115,24 @@ def test_a_layer_entered_without_a_walk_runs_its_attention(case):
     check(streams.statistics(above, plan.units(above)), *expected(case, pruned, above, plan.units(above)))
 
 
+def test_tokens_count_by_the_weights_of_their_own_block(case):
+    plan, pruned = pruned_copy(case)
+    rng = np.random.default_rng(0)
+    weights = {
+        block: [rng.uniform(0.5, 2, size=(1, length)).astype(np.float32) for length in lengths_of(case.model, case.samples)]
+        for block in blocks_of(case.model)
+    }
+    streams = Streams(case.model, pruned, case.samples, weights)
+    for block in streams.blocks():
+        x, y = expected(case, pruned, block, plan.units(block))
+        weight = np.concatenate(weights[block], axis=1)[0]
+        found = streams.statistics(block, plan.units(block))
+        assert found.n == pytest.approx(weight.sum(), rel=1e-5)
+        assert streams.tokens(block) == len(weight)
+        for got, wanted in ((found.xx, (x.T * weight) @ x), (found.xy, (x.T * weight) @ y)):
+            np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-5 * max(1, np.abs(wanted).max()))
+
+
 def test_the_first_token_alone(case):
     plan, pruned = pruned_copy(case)
     block = blocks_of(case.model)[1]
@@ -206,33 +224,3 @@ def test_what_rounding_makes_of_constants_is_no_variance():
     assert not cross.any()
     weight = torch.ones(2, 3, dtype=torch.float64)
     assert (ridge(statistics, weight) == weight).all(), "nothing to learn from: the weights stay"
-
-
-# the reconstruction error
-
-
-def last_layer(model, samples):
-    """The last layer's output, sample by sample."""
-    found = []
-    handle = layers_of(model)[-1].register_forward_hook(lambda module, args, output: found.append(output[0].double()))
-    with torch.no_grad():
-        for index in range(len(samples)):
-            model(**samples.batch([index]).tensors())
-    handle.remove()
-    return torch.cat(found).numpy()
-
-
-def test_reconstruction_error_is_relative_to_the_variance(case):
-    _, pruned = pruned_copy(case)
-    wanted, got = last_layer(case.model, case.samples), last_layer(pruned, case.samples)
-    error = np.square(got - wanted).sum() / np.square(wanted - wanted.mean(0)).sum()
-    assert error > 0.01
-    assert Reconstruction(case.model, case.samples).error(pruned) == pytest.approx(error, rel=1e-4)
-
-
-def test_the_dense_model_has_no_error_and_unlabelled_samples_do(case):
-    samples = synthetic.unlabelled(case.samples)
-    reconstruction = Reconstruction(case.model, samples)
-    assert reconstruction.error(copy.deepcopy(case.model)) == 0
-    _, pruned = pruned_copy(case)
-    assert reconstruction.error(pruned) == Reconstruction(case.model, case.samples).error(pruned)

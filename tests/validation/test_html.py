@@ -3,10 +3,12 @@ from html import unescape
 from html.parser import HTMLParser
 
 import pytest
+from transformers import BertConfig
 
 from prune2deploy.budget import Budget
 from prune2deploy.config import WorkloadPoint
 from prune2deploy.models.checkpoint import FitRound, StageResult
+from prune2deploy.models.signature import signature_of
 from prune2deploy.models.table import Curve, PointTable
 from prune2deploy.runtimes.base import DeviceInfo, RuntimeInfo
 from prune2deploy.validation.html import duration, number, percent, render
@@ -31,6 +33,11 @@ def curves():
     }
 
 
+def widths_of(attention, ffn):
+    by_layer = (zip(("attention", "ffn"), pair, strict=True) for pair in zip(attention, ffn, strict=True))
+    return {f"{layer}.{kind}": width for layer, pairs in enumerate(by_layer) for kind, width in pairs}
+
+
 def report_of(layers=12, points=POINTS, **changes):
     attention = [[12, 6, 5, 0][index % 4] for index in range(layers)]
     ffn = [[3072, 1024, 819, 412, 0][index % 5] for index in range(layers)]
@@ -44,12 +51,8 @@ def report_of(layers=12, points=POINTS, **changes):
             Check(name="budget", passed=True, detail="measured 76.6 ms, limit 78.5 ms"),
             Check(name="onnx equals pytorch", passed=True, detail="largest difference 3.1e-06 over 64 samples"),
         ],
-        "signature": ModelSignature(
-            family="bert", layers=layers, hidden_size=768, heads=12, kv_heads=12, head_size=64,
-            intermediate_size=3072, activation="gelu", norm="post", outputs=2,
-        ),
-        "widths": {"attention": attention, "ffn": ffn},
-        "dense_widths": {"attention": 12, "ffn": 3072},
+        "signature": signature_of(BertConfig(num_hidden_layers=layers)),
+        "widths": widths_of(attention, ffn),
         "parameters_dense": 109_483_778, "parameters_pruned": 61_204_511,
         "onnx_bytes_dense": 438_100_000, "onnx_bytes_pruned": 244_900_000, "fused": True,
         "numerics": Numerics(samples=64, onnx_max_error=3.1e-6, tolerance=1.7e-4, largest_logit=4.213,
@@ -259,11 +262,11 @@ def test_rounds_without_the_whole_table_show_what_was_measured(points):
 
 
 def test_vanished_blocks_are_named_in_the_figure():
-    vanished = {"attention": [0, 12], "ffn": [0, 3072]}
+    vanished = widths_of([0, 12], [0, 3072])
     page = render(report_of(layers=2, widths=vanished))
     assert svgs(page)[0].count(">vanished<") == 2
     assert "2 of 4 blocks vanished" in Visible(page).text
-    kept = render(report_of(layers=2, widths={"attention": [12, 1], "ffn": [1, 3072]}))
+    kept = render(report_of(layers=2, widths=widths_of([12, 1], [1, 3072])))
     assert ">vanished<" not in kept
     assert "None of the 4 blocks vanished" in Visible(kept).text
 
