@@ -22,8 +22,8 @@ from prune2deploy.runtimes.ort import OnnxRuntime
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.runtimes.workload import DENSE, time_workload
 from prune2deploy.tasks.base import Task
-from prune2deploy.tasks.paired import weight_of_one
-from prune2deploy.tasks.predict import loss_of, outputs_of, score_outputs
+from prune2deploy.tasks.paired import loss_between, weight_of_one
+from prune2deploy.tasks.predict import labels_of, metric_of, score_of
 from prune2deploy.tasks.registry import task_of
 from prune2deploy.team import refuse_team
 from prune2deploy.validation.assess import PRUNED, ROUNDS, budget_checks, onnx_check
@@ -115,7 +115,8 @@ def validate(package: Path, project: Project | None = None, progress: Progress |
 
 def reference_check(name: str, engine: Engine, references: References, tolerance: float) -> Check:
     """Whether `engine` gives what the pruned PyTorch model gave at export."""
-    difference = float(np.abs(engine.run(references.inputs) - references.outputs).max())
+    said = engine.run(references.inputs)
+    difference = max(float(np.abs(said[name] - wanted).max()) for name, wanted in references.outputs.items())
     detail = f"largest difference {difference:.2g} (tolerance {tolerance:.2g})"
     return Check(name=name, passed=difference <= tolerance, detail=detail)
 
@@ -124,12 +125,13 @@ def metric_check(manifest: Manifest, original: "Original", engine: Engine, progr
     """Whether `engine` scores what it scored at export, up to the standard error of that, and the weight of one sample."""
     evaluation = original.task.evaluation()
     with progress.track("scoring both engines", 2) as advance:
-        outputs = []
-        for each in (engine, original.engine()):
-            outputs.append(outputs_of(each.run, evaluation))
+        dense = original.engine()
+        labels = labels_of(dense.run, original.task, evaluation)
+        metrics = []
+        for each in (engine, dense):
+            metrics.append(metric_of(each.run, original.task, evaluation, labels))
             advance()
-    then, now = manifest.metric_pruned, score_outputs(outputs[0], original.task, evaluation, outputs[1])
-    lost = loss_of(outputs[0], original.task, evaluation, outputs[1])
+    then, now, lost = manifest.metric_pruned, score_of(metrics[0], evaluation), loss_between(metrics[1], metrics[0])
     # packages of before say ± 0 where every sample was right
     tolerance = max(then.standard_error, weight_of_one(then.n)) * (1 + ROUNDING)
     passed = abs(now.value - then.value) <= tolerance

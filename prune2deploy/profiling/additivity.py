@@ -34,7 +34,7 @@ class WholeModels:
         self, model: "PreTrainedModel", task: Task, runtime: Runtime, grids: dict[str, list[int]], dense: Path,
         directory: Path, progress: Progress, seed: int,
     ):
-        from prune2deploy.graphs.onnx_model import logits_of
+        from prune2deploy.graphs.onnx_model import exported_form
         from prune2deploy.graphs.reweigh import Template
         from prune2deploy.models.surgery import shrunk
 
@@ -44,13 +44,13 @@ class WholeModels:
         self.plans = random_plans(self.blocks, grids, FITTED + UNSEEN, seed)
         signature = signature_of(model.config)
         self.engines: list[Engine] = []
-        template = Template(dense, logits_of(model), example_inputs(task))
+        template = Template(dense, exported_form(model, task), example_inputs(task))
         with progress.track("building whole models", len(self.plans)) as advance:
             for widths in self.plans:
                 path = directory / f"whole-{fingerprint(widths)}.onnx"
                 if not path.exists():
                     slim = shrunk(model, Plan.of(signature, {block: range(width) for block, width in widths.items()}))
-                    if not template.write(logits_of(slim), path):
+                    if not template.write(exported_form(slim, task), path):
                         export_onnx(slim, task, path)
                 self.engines.append(runtime.build(path))
                 advance()

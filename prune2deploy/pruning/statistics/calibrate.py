@@ -93,12 +93,13 @@ def mask_gradients(
             inputs = batch.tensors()
             size = len(next(iter(inputs.values())))
             masks.update({block: torch.ones(size, block.units, requires_grad=True) for block in blocks})
-            logits = model(**inputs).logits
+            outputs, counted = task.said(model, inputs), batch.counts()
             if batch.labels is None:
-                labels = task.sampled_labels(logits.detach(), batch_generator(calibration.seed, number))
+                known = {name: tensor.detach() for name, tensor in outputs.items()}
+                labels = task.objective.sampled_labels(known, batch_generator(calibration.seed, number), counted)
             else:
-                labels = torch.from_numpy(batch.labels)
-            loss = task.losses(logits, labels).sum()
+                labels = task.targets(batch.labels)
+            loss = task.objective.losses(outputs, labels, counted).sum()
             if not torch.isfinite(loss):
                 raise InputError(f"data {task.data.path!r}: the dense model's loss is not finite on some samples")
             gradients = torch.autograd.grad(loss, list(masks.values()))

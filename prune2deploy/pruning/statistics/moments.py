@@ -197,11 +197,13 @@ def passes(
     with passing(in_model(model), blocks, given=entering, put_out=leaving):
         for number, indices in batches:
             batch = calibration.samples.batch(indices)
-            logits = model(**batch.tensors(model.device)).logits
-            if not torch.isfinite(logits).all():
+            said = task.said(model, batch.tensors(model.device))
+            if not all(torch.isfinite(output).all() for output in said.values()):
                 raise InputError(f"data {task.data.path!r}: the dense model's outputs are not finite on some samples")
-            probe = task.fisher_probe(logits.detach().cpu() / TEMPERATURE, batch_generator(calibration.seed, number))
-            probed = (probe.to(logits.device) * logits).sum()
+            known = {name: output.detach().cpu() for name, output in said.items()}
+            generator = batch_generator(calibration.seed, number)
+            probes = task.objective.fisher_probe(known, generator, batch.counts(), TEMPERATURE)
+            probed = torch.stack([(probes[name].to(output.device) * output).sum() for name, output in said.items()]).sum()
             flat = iter(torch.autograd.grad(probed, [hidden for of_calls in outputs.values() for hidden in of_calls]))
             passed = {
                 block: [_passed(module, hidden, next(flat), len(indices)) for module, hidden in given[block]]
@@ -209,7 +211,7 @@ def passes(
             }
             for used in (given, outputs):  # or they would stay in memory beside those of the next batch
                 used.clear()
-            del logits, probed
+            del said, probed
             yield indices, batch, passed
 
 
