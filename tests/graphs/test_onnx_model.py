@@ -10,7 +10,7 @@ from steady import upgraded
 from tiny import PLANS, loaded_task, plan_keeping, ragged
 
 from prune2deploy.graphs import onnx_model
-from prune2deploy.graphs.onnx_model import export_onnx, logits_of
+from prune2deploy.graphs.onnx_model import example_inputs, export_onnx, exported_form
 from prune2deploy.graphs.reweigh import Template
 from prune2deploy.models.surgery import shrink_
 
@@ -139,6 +139,10 @@ def test_dense_graph_is_exported_again_after_an_upgrade(package, case, tmp_path,
     assert sorted(tmp_path.iterdir()) == sorted([other, second]), "nothing stale is left, nothing of another model gone"
 
 
+def template_of(case, file):
+    return Template(file, exported_form(case.model, case.task), example_inputs(case.task))
+
+
 WIDTHS = {
     "ragged": ragged,
     "thin": lambda block: 1,
@@ -150,7 +154,7 @@ WIDTHS = {
 def test_template_writes_the_graph_at_other_widths(case, dense_onnx, kept, tmp_path):
     before = dense_onnx.read_bytes()
     model = shrunk(case, kept)
-    written = Template(dense_onnx, logits_of(case.model)).write(logits_of(model), tmp_path / "model.onnx")
+    written = template_of(case, dense_onnx).write(exported_form(model, case.task), tmp_path / "model.onnx")
     # the exporter bakes the head count into graphs of a fixed sequence length; then a new export is needed
     assert written or (case.family == "vit" and kept is not WIDTHS["only filters dropped"])
     assert (tmp_path / "model.onnx").exists() == written
@@ -162,6 +166,6 @@ def test_template_writes_the_graph_at_other_widths(case, dense_onnx, kept, tmp_p
 
 @pytest.mark.parametrize("kept", ["attention vanished", "ffn vanished", "all vanished"])
 def test_template_knows_that_it_cannot_remove_a_block(case, dense_onnx, kept, tmp_path):
-    template = Template(dense_onnx, logits_of(case.model))
-    assert template.write(logits_of(shrunk(case, PLANS[kept])), tmp_path / "model.onnx") is False
+    slim = exported_form(shrunk(case, PLANS[kept]), case.task)
+    assert template_of(case, dense_onnx).write(slim, tmp_path / "model.onnx") is False
     assert not list(tmp_path.iterdir())
