@@ -5,9 +5,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import structures
 import torch
 from steady import upgraded
-from tiny import PLANS, loaded_task, plan_keeping, ragged
+from tiny import PLANS, loaded_task, plan_keeping, ragged, text_rows, write_jsonl
 
 from prune2deploy.graphs import onnx_model
 from prune2deploy.graphs.onnx_model import example_inputs, export_onnx, exported_form
@@ -169,3 +170,23 @@ def test_template_knows_that_it_cannot_remove_a_block(case, dense_onnx, kept, tm
     slim = exported_form(shrunk(case, PLANS[kept]), case.task)
     assert template_of(case, dense_onnx).write(slim, tmp_path / "model.onnx") is False
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("family", ["llama", "albert"])
+def test_template_knows_a_graph_with_a_width_baked_into_it(family, make_project, tmp_path, monkeypatch):
+    """Of grouped queries, and of heads that several layers share: such a graph is valid, and wrong."""
+    (tmp_path / "data").mkdir()
+    for split in ("train", "validation"):
+        write_jsonl(tmp_path / "data" / f"{split}.jsonl", text_rows(8, seed=0))
+    model, task = loaded_task(
+        make_project(structures.save(family, tmp_path / "model"), tmp_path / "data", "text-classification", tmp_path)
+    )
+    export_onnx(model, task, tmp_path / "dense.onnx")
+    narrow = copy.deepcopy(model)
+    shrink_(narrow, plan_keeping(model, lambda block: 1))
+    template = Template(tmp_path / "dense.onnx", exported_form(model, task), example_inputs(task))
+    before = sorted(tmp_path.iterdir())
+    assert template.write(exported_form(narrow, task), tmp_path / "slim.onnx") is False
+    assert sorted(tmp_path.iterdir()) == before
+    monkeypatch.setattr(Template, "_computes", lambda *args: True)
+    assert template.write(exported_form(narrow, task), tmp_path / "slim.onnx"), "nothing but its outputs tells"
