@@ -249,6 +249,7 @@ def export(
     """Shrink to ONNX, package as a Triton model repository entry, and validate."""
     from prune2deploy.budget import Budget
     from prune2deploy.exporting.stage import export as stage
+    from prune2deploy.lock import alone_in
 
     serving = serving_of(serve, with_tokenizer, response_cache, keep)
     settings = project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision, triton, serving)
@@ -260,11 +261,13 @@ def export(
         from prune2deploy.frontiers.record import picked
 
         source = picked(frontier, pick)
-    if dense:
-        from prune2deploy.exporting.dense import as_if_pruned
+    with alone_in(settings.state, "prune2deploy export"):  # the dense model is taken from there
+        if dense:
+            from prune2deploy.exporting.dense import as_if_pruned
 
-        source = as_if_pruned(settings)
-    _print_report(stage(settings, source, out, name, budget, max_loss, force, RichProgress()), out, as_json)
+            source = as_if_pruned(settings)
+        report = stage(settings, source, out, name, budget, max_loss, force, RichProgress())
+    _print_report(report, out, as_json)
 
 
 @app.command()

@@ -3,7 +3,6 @@
 import errno
 import functools
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typer.core import TyperGroup
 
 from prune2deploy.errors import Prune2DeployError
 from prune2deploy.progress import Advance, Progress
-from prune2deploy.team import ShareDone
+from prune2deploy.team import ShareDone, is_first
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,7 +26,7 @@ class RichProgress(Progress):
     """Bars with the time that is left."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # one of several processes talks
+        self.console = Console(stderr=True, quiet=not is_first())  # one of several processes talks
 
     @contextmanager
     def track(self, description: str, total: int) -> Iterator[Advance]:

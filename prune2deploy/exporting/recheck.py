@@ -9,6 +9,7 @@ from prune2deploy.config import Project, Target
 from prune2deploy.errors import InputError, UnstableMeasurementError
 from prune2deploy.exporting.stage import entry_check
 from prune2deploy.files import Record
+from prune2deploy.lock import alone
 from prune2deploy.models.checkpoint import digest_of_model, load_dense, resolve_model
 from prune2deploy.models.onnx_model import dense_onnx
 from prune2deploy.progress import Progress
@@ -41,6 +42,7 @@ class Validation(Record):
     speedup: float | None = None
 
 
+@alone
 def validate(package: Path, project: Project | None = None, progress: Progress | None = None) -> Validation:
     """Check `package`, a version of a repository entry, again, on this machine; of an entry, the version that is served.
 

@@ -22,6 +22,7 @@ from prune2deploy.exporting.parts import (
 from prune2deploy.exporting.releases import release_named, server_check
 from prune2deploy.exporting.witnessed import refuse_unservable, witness_checks
 from prune2deploy.files import sha256_of, write_record, write_text
+from prune2deploy.lock import alone
 from prune2deploy.models.checkpoint import (
     PrunedRecord,
     digest_of_model,
@@ -63,6 +64,7 @@ ORT_PACKAGES = {"cpu": "onnxruntime", "gpu": "onnxruntime-gpu"}
 SMALLEST_MAX_BATCH = 8  # a server gathers requests up to this many, even where the workload is single samples
 
 
+@alone
 def export(
     project: Project, pruned: Path, repository: Path, name: str | None = None, budget: Budget | None = None,
     max_loss: float | None = None, force: bool = False, progress: Progress | None = None,

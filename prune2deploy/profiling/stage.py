@@ -13,6 +13,7 @@ import numpy as np
 from prune2deploy.config import Project, WorkloadPoint
 from prune2deploy.errors import UnstableMeasurementError
 from prune2deploy.files import sha256_of, write_record
+from prune2deploy.lock import alone
 from prune2deploy.models.checkpoint import digest_of_model, load_dense, resolve_model
 from prune2deploy.models.onnx_model import dense_onnx
 from prune2deploy.models.registry import family_of
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+@alone
 def profile(project: Project, progress: Progress | None = None) -> tuple[LatencyTable, Path]:
     """Measure the latency table of the project's model on this machine, and write it.
 
