@@ -21,6 +21,7 @@ from prune2deploy.pruning.registry import DEFAULT_METHOD
 from prune2deploy.pruning.shelf import Shelf
 from prune2deploy.pruning.workbench import Workbench
 from prune2deploy.repository.manifest import entry_name
+from prune2deploy.runtimes.quiet import patient
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.team import refuse_team
 from prune2deploy.validation.record import Report
@@ -31,6 +32,7 @@ SLOWER = 0.93  # of the speedup, that is tried when the fastest model within a l
 
 
 @alone
+@patient
 def run(
     project: Project, budget: Budget | None, repository: Path, name: str | None = None, method: str = DEFAULT_METHOD,
     max_loss: float | None = None, force: bool = False, progress: Progress | None = None,

@@ -43,9 +43,24 @@ class RichProgress(Progress):
             task = bars.add_task(description, total=total)
             yield lambda: bars.advance(task)
 
+    @contextmanager
+    def countdown(self, description: str, seconds: float) -> Iterator[Callable[[float], None]]:
+        """See Progress."""
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bars
+
+        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]} left")
+        with Bars(*columns, console=self.console, refresh_per_second=1, transient=True) as bars:
+            task = bars.add_task(description, total=seconds, left=_clock(seconds))
+            yield lambda left: bars.update(task, completed=seconds - left, left=_clock(left))
+
     def note(self, message: str) -> None:
         """See Progress."""
         self.console.print(message, style="dim", markup=False, highlight=False)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:

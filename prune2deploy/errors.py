@@ -65,6 +65,10 @@ class UnstableMeasurementError(Prune2DeployError):
     exit_code = 1
 
 
+class WaitedInVainError(UnstableMeasurementError):
+    """The machine was given time to become quiet, and did not."""
+
+
 class CheckFailedError(Prune2DeployError):
     """A result does not keep its promise, so it is not presented as done."""
 

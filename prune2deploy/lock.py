@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 
 from filelock import FileLock, Timeout
 
-from prune2deploy.config import Project
+from prune2deploy.config import project_among
 from prune2deploy.errors import InputError
 from prune2deploy.files import Record, read_record, write_record
 from prune2deploy.team import is_first
@@ -83,7 +83,7 @@ def alone(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        project = next((given for given in (*args, *kwargs.values()) if isinstance(given, Project)), None)
+        project = project_among((*args, *kwargs.values()))
         if project is None:
             return command(*args, **kwargs)
         with alone_in(project.state, f"prune2deploy {command.__name__}"):

@@ -224,3 +224,14 @@ def test_killed_while_it_writes_the_model(work):
     record = answer(cli(*HALF, "--json"))
     assert not partial.exists()
     assert json.loads((work / "half" / PLAN_FILE).read_text(encoding="utf-8"))["plan"] == record["plan"]
+
+
+# a machine that is busy
+
+
+@pytest.mark.parametrize("wait", [[], ["--wait", 5]], ids=["said nothing", "said to wait"])
+def test_run_that_is_told_to_wait_takes_what_one_that_was_not_left(wait, work, clock, monkeypatch):
+    stopped(monkeypatch, closed_loop, "export", *RUN)
+    prunes = counted(monkeypatch, Workbench, "prune_to")
+    answer(cli(*RUN, *wait, "--json"))
+    assert prunes == []

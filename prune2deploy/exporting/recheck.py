@@ -1,5 +1,6 @@
 """The validate stage: is a package still what it was when it was made, and does it keep its promises on this machine?"""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from prune2deploy.repository.triton import BACKENDS
 from prune2deploy.repository.versions import located
 from prune2deploy.runtimes.base import Engine, Runtime, Shapes
 from prune2deploy.runtimes.ort import OnnxRuntime
+from prune2deploy.runtimes.quiet import patient, waiting
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.runtimes.workload import DENSE, time_workload
 from prune2deploy.tasks.base import Task
@@ -43,12 +45,15 @@ class Validation(Record):
 
 
 @alone
-def validate(package: Path, project: Project | None = None, progress: Progress | None = None) -> Validation:
+@patient
+def validate(
+    package: Path, project: Project | None = None, progress: Progress | None = None, wait_minutes: float | None = None
+) -> Validation:
     """Check `package`, a version of a repository entry, again, on this machine; of an entry, the version that is served.
 
     Hashes, also those of the entries around it, Triton entry, graph, reference outputs and latency; where `project` names
-    the model that the package was pruned from, the task metric too, and the dense engine is timed in the same run. Raises
-    InputError when it is no package.
+    the model that the package was pruned from, the task metric too, and the dense engine is timed in the same run. A
+    disturbed measurement waits `wait_minutes` for quiet, or as the project says. Raises InputError when it is no package.
     """
     refuse_team("validate")
     progress = progress or Progress()
@@ -93,7 +98,8 @@ def validate(package: Path, project: Project | None = None, progress: Progress |
     engines: dict[str, Engine] = {PRUNED: runtime.load(version / backend.model)}
     engines[DENSE] = original.engine() if original else engines[PRUNED]
     try:
-        timings = time_workload(engines, workload, progress, "measuring latency", ROUNDS)
+        with nullcontext() if wait_minutes is None else waiting(wait_minutes):
+            timings = time_workload(engines, workload, progress, "measuring latency", ROUNDS)
     except UnstableMeasurementError as error:
         checks.append(Check(name="latency", passed=False, detail=f"could not be measured: {error}"))
         return Validation(package=str(package), passed=False, checks=checks, not_checked=not_checked)

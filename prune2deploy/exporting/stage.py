@@ -50,6 +50,7 @@ from prune2deploy.repository.triton_check import check_entry
 from prune2deploy.repository.versions import LABELS_FILE, adopt, located, newest_manifest, publish, staging, versions_of
 from prune2deploy.runtimes.base import Arrays, Runtime, Shapes
 from prune2deploy.runtimes.ort import OnnxRuntime
+from prune2deploy.runtimes.quiet import patient
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.runtimes.workload import DENSE, time_workload
 from prune2deploy.tasks.base import Samples, Task
@@ -65,6 +66,7 @@ SMALLEST_MAX_BATCH = 8  # a server gathers requests up to this many, even where 
 
 
 @alone
+@patient
 def export(
     project: Project, pruned: Path, repository: Path, name: str | None = None, budget: Budget | None = None,
     max_loss: float | None = None, force: bool = False, progress: Progress | None = None,

@@ -19,11 +19,13 @@ from prune2deploy.pruning.fit import highest_speedup
 from prune2deploy.pruning.registry import DEFAULT_METHOD
 from prune2deploy.pruning.shelf import Shelf
 from prune2deploy.pruning.workbench import Workbench
+from prune2deploy.runtimes.quiet import patient
 
 SPEEDUPS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 
 
 @alone
+@patient
 def frontier(
     project: Project, budgets: list[Budget] | None = None, out: Path = Path("frontier"), method: str = DEFAULT_METHOD,
     progress: Progress | None = None,

