@@ -12,6 +12,7 @@ import tiny
 from steady import BLOCKS, CANDIDATE, answer, cli, files_in, refused, rewrite
 
 from prune2deploy import closed_loop
+from prune2deploy.errors import UnstableMeasurementError
 from prune2deploy.models.checkpoint import PLAN_FILE
 from prune2deploy.pruning import moments
 from prune2deploy.pruning import workbench as pruning
@@ -141,6 +142,32 @@ def test_profile_stopped_after_its_graphs_does_not_export_them_again(unprofiled,
     exports = [counted(monkeypatch, module, "to_onnx") for module in (onnx_model, stacks)]
     answer(cli("profile", "--json"))
     assert exports == [[], []]
+
+
+def test_profile_disturbed_in_whole_models_does_not_time_blocks_again(unprofiled, clock, monkeypatch):
+    from prune2deploy.profiling import additivity
+
+    def disturbed(*args, **kwargs):
+        raise UnstableMeasurementError("the machine is busy; run this again when nothing disturbs it")
+
+    with monkeypatch.context() as until:
+        until.setattr(additivity, "interleaved", disturbed)
+        refused(cli("profile"), "the machine is busy", code=1)
+    blocks = clock.count(BLOCKS)
+    assert blocks > 0
+    result = cli("profile", "--json")
+    assert answer(result)
+    assert clock.count(BLOCKS) == blocks
+    assert "timed already" in result.stderr
+    assert not list((unprofiled / ".prune2deploy" / "graphs").iterdir()), "nor is anything kept beyond the table"
+
+
+def test_profile_that_contradicts_itself_times_everything_again(unprofiled, clock):
+    clock.factor = lambda description, name: 50.0 if name == "0+16" else 1.0
+    refused(cli("profile"), "the table contradicts itself", code=1)
+    blocks, clock.factor = clock.count(BLOCKS), lambda description, name: 1.0
+    answer(cli("profile", "--json"))
+    assert clock.count(BLOCKS) == 2 * blocks
 
 
 # the statistics

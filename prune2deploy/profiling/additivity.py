@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prune2deploy.config import WorkloadPoint
+from prune2deploy.errors import ContradictionError
 from prune2deploy.models.family import KINDS, Block, Kind
 from prune2deploy.models.onnx_model import export_onnx
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import blocks_of, family_of
+from prune2deploy.profiling.kept import Kept
 from prune2deploy.profiling.table import Curve
 from prune2deploy.progress import Progress
 from prune2deploy.runtimes.base import Engine, Runtime
@@ -30,7 +32,7 @@ class WholeModels:
 
     def __init__(
         self, model: "PreTrainedModel", task: Task, runtime: Runtime, grids: dict[Kind, list[int]], dense: Path,
-        directory: Path, progress: Progress, seed: int,
+        directory: Path, progress: Progress, seed: int, kept: Kept,
     ):
         from prune2deploy.models.onnx_model import logits_of
         from prune2deploy.models.reweigh import Template
@@ -39,6 +41,7 @@ class WholeModels:
         self.task = task
         self.blocks = blocks_of(model)
         self.progress = progress
+        self.kept = kept
         self.plans = random_plans(self.blocks, grids, FITTED + UNSEEN, seed)
         signature = family_of(model.config).signature(model.config)
         self.engines: list[Engine] = []
@@ -55,11 +58,15 @@ class WholeModels:
 
     def timings(self, point: WorkloadPoint) -> list[Timing]:
         """Measured latency of each of `plans`, against the dense model."""
+        names = [f"{index}-{fingerprint(widths)}" for index, widths in enumerate(self.plans)]
+        timings = self.kept.timings("whole models", names, point, ROUNDS, lambda: self._measured(names, point))
+        return [timings[name] for name in names]
+
+    def _measured(self, names: list[str], point: WorkloadPoint) -> dict[str, Timing]:
         inputs = self.task.synthetic_inputs(point.batch, point.seq_len)
-        runs = {str(index): engine.timed(inputs) for index, engine in enumerate(self.engines)}
+        runs = {name: engine.timed(inputs) for name, engine in zip(names, self.engines, strict=True)}
         description, watch = f"timing whole models at {point}", self.engines[0].watch()
-        timings = interleaved(runs, "0", ROUNDS, self.progress, description, watch=watch)
-        return [timings[str(index)] for index in range(len(self.plans))]
+        return interleaved(runs, names[0], ROUNDS, self.progress, description, watch=watch)
 
 
 def random_plans(blocks: list[Block], grids: dict[Kind, list[int]], count: int, seed: int) -> list[Widths]:
@@ -93,11 +100,18 @@ def block_sum(widths: Widths, curves: dict[Kind, Curve]) -> float:
 def fit_fixed(plans: list[Widths], measured_ms: list[float], curves: dict[Kind, Curve]) -> tuple[float, float]:
     """(fixed_ms, scale) that minimise the relative error of fixed_ms + scale · Σ blocks over `plans`.
 
-    Both come from whole models: the empty model alone misses what blocks cost each other in caches and scheduling.
+    Both come from whole models: the empty model alone misses what blocks cost each other in caches and scheduling. Raises
+    ContradictionError where either comes out at nothing or less.
     """
     measured = np.asarray(measured_ms)
     columns = np.stack([np.ones(len(plans)), [block_sum(widths, curves) for widths in plans]], axis=1)
     (fixed, scale), *_ = np.linalg.lstsq(columns / measured[:, None], np.ones(len(plans)), rcond=None)
+    if min(round(float(fixed), 6), round(float(scale), 5)) <= 0:  # as a table has them
+        raise ContradictionError(
+            "whole models do not take what their blocks add up to: by the best fit, what cannot be pruned takes "
+            f"{fixed:.3g} ms, and blocks {scale:.3g} times what they were measured at; run this again when the machine is "
+            "quiet"
+        )
     return float(fixed), float(scale)
 
 

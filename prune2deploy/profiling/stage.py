@@ -24,6 +24,7 @@ from prune2deploy.profiling.additivity import (
     scaled,
     widths_by_kind,
 )
+from prune2deploy.profiling.kept import Kept, circumstances
 from prune2deploy.profiling.stacks import Stacks
 from prune2deploy.profiling.sweep import Sweep
 from prune2deploy.profiling.table import LatencyTable, PlanCheck, PointTable, refuse_noisy, table_path
@@ -63,8 +64,10 @@ def profile(project: Project, progress: Progress | None = None) -> tuple[Latency
     graphs.mkdir(parents=True, exist_ok=True)
     dense = dense_onnx(model, task, project.state / "dense", digest_of_model(directory))
     gpu = GpuWatch() if project.target.device == "gpu" else None
-    with gpu or nullcontext():
-        points, checks, spreads = measure(project, model, task, runtime, dense, graphs, progress)
+    made_with = circumstances(runtime, project.target, project.workload, digest_of_model(directory))
+    kept = Kept(graphs / "timings", made_with, progress)
+    with gpu or nullcontext(), kept:
+        points, checks, spreads = measure(project, model, task, runtime, dense, graphs, progress, kept)
     table = LatencyTable(
         signature=signature, device=runtime.device(), runtime=runtime.describe(), precision=project.target.precision,
         points=points, checks=checks, median_error=round(float(np.median([abs(check.error) for check in checks])), 5),
@@ -73,7 +76,8 @@ def profile(project: Project, progress: Progress | None = None) -> tuple[Latency
         seconds=round(time.monotonic() - start, 1), load_average=round(os.getloadavg()[0], 2), versions=versions(),
         gpu=gpu.some() if gpu else [],
     )  # fmt: skip
-    refuse_noisy(table)
+    with kept:
+        refuse_noisy(table)
     path = table_path(project.profiles, table.device, signature, table.runtime, table.precision)
     write_record(path, table)
     shutil.rmtree(graphs, ignore_errors=True)
@@ -81,16 +85,17 @@ def profile(project: Project, progress: Progress | None = None) -> tuple[Latency
 
 
 def measure(
-    project: Project, model: "PreTrainedModel", task: Task, runtime: Runtime, dense: Path, graphs: Path, progress: Progress
+    project: Project, model: "PreTrainedModel", task: Task, runtime: Runtime, dense: Path, graphs: Path, progress: Progress,
+    kept: Kept,
 ) -> tuple[list[PointTable], list[PlanCheck], list[float]]:
     """(tables of all workload points, how well they predict plans not seen, spreads of the dense model's rounds)."""
     units = family_of(model.config).unit_counts(model.config)
-    sweep = Sweep(Stacks(model, task, graphs), runtime, units, progress)
+    sweep = Sweep(Stacks(model, task, graphs), runtime, units, progress, kept)
     grids = sweep.grids(project.workload[0])
     curves = [sweep.curves(grids, point) for point in project.workload]
     sweep.engines.clear()  # their memory is needed for the whole models
 
-    whole = WholeModels(model, task, runtime, grids, dense, graphs, progress, project.calibration.seed)
+    whole = WholeModels(model, task, runtime, grids, dense, graphs, progress, project.calibration.seed, kept)
     points, checks, spreads = [], [], []
     for point, at_point in zip(project.workload, curves, strict=True):
         timings = whole.timings(point)

@@ -7,6 +7,7 @@ import numpy as np
 from prune2deploy.config import WorkloadPoint
 from prune2deploy.models.family import Kind
 from prune2deploy.profiling.grid import coarse_widths, refined_widths
+from prune2deploy.profiling.kept import Kept
 from prune2deploy.profiling.stacks import Stacks
 from prune2deploy.profiling.table import Curve
 from prune2deploy.progress import Progress
@@ -22,11 +23,12 @@ EMPTY: Widths = (0, 0)
 class Sweep:
     """Measures the curves of one model at one workload point after another."""
 
-    def __init__(self, stacks: Stacks, runtime: Runtime, units: dict[Kind, int], progress: Progress):
+    def __init__(self, stacks: Stacks, runtime: Runtime, units: dict[Kind, int], progress: Progress, kept: Kept):
         self.stacks = stacks
         self.runtime = runtime
         self.units = units
         self.progress = progress
+        self.kept = kept
         self.engines: dict[Widths, Engine] = {}
         self.full: Widths = (units["attention"], units["ffn"])
 
@@ -63,12 +65,18 @@ class Sweep:
 
     def _time(self, stacks: Iterable[Widths], point: WorkloadPoint, rounds: int, description: str) -> dict[Widths, Timing]:
         wanted = list(dict.fromkeys([*stacks, EMPTY, self.full]))
+        timings = self.kept.timings(
+            f"stacks of {self.stacks.layers} layers", [_name(widths) for widths in wanted], point, rounds,
+            lambda: self._measured(wanted, point, rounds, description),
+        )  # fmt: skip
+        return {widths: timings[_name(widths)] for widths in wanted}
+
+    def _measured(self, wanted: list[Widths], point: WorkloadPoint, rounds: int, description: str) -> dict[str, Timing]:
         self._build([widths for widths in wanted if widths not in self.engines])
         inputs = self.stacks.inputs(point.batch, point.seq_len)
         runs = {_name(widths): self.engines[widths].timed(inputs) for widths in wanted}
         watch = self.engines[self.full].watch()
-        timings = interleaved(runs, _name(self.full), rounds, self.progress, description, watch=watch)
-        return {widths: timings[_name(widths)] for widths in wanted}
+        return interleaved(runs, _name(self.full), rounds, self.progress, description, watch=watch)
 
     def _build(self, stacks: list[Widths]) -> None:
         with self.progress.track("building block graphs", len(stacks)) as advance:
