@@ -24,6 +24,7 @@ from prune2deploy.files import sha256_of, write_record, write_text
 from prune2deploy.graphs.files import copy_graph, move_graph, remove_graph
 from prune2deploy.graphs.fuse import GAIN, fuse, fused_dense
 from prune2deploy.graphs.onnx_model import dense_onnx, export_onnx
+from prune2deploy.lock import alone
 from prune2deploy.models.checkpoint import (
     PrunedRecord,
     digest_of_model,
@@ -50,6 +51,7 @@ from prune2deploy.repository.triton_check import check_entry
 from prune2deploy.repository.versions import LABELS_FILE, adopt, located, newest_manifest, publish, staging, versions_of
 from prune2deploy.runtimes.base import Arrays, Runtime, Shapes
 from prune2deploy.runtimes.ort import OnnxRuntime
+from prune2deploy.runtimes.quiet import patient
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.runtimes.workload import DENSE, time_workload
 from prune2deploy.tasks.base import Samples, Task
@@ -64,6 +66,8 @@ ORT_PACKAGES = {"cpu": "onnxruntime", "gpu": "onnxruntime-gpu"}
 SMALLEST_MAX_BATCH = 8  # a server gathers requests up to this many, even where the workload is single samples
 
 
+@alone
+@patient
 def export(
     project: Project, pruned: Path, repository: Path, name: str | None = None, budget: Budget | None = None,
     max_loss: float | None = None, force: bool = False, progress: Progress | None = None,
