@@ -11,10 +11,11 @@ from prune2deploy.memory import give_back
 from prune2deploy.models.checkpoint import StageResult
 from prune2deploy.models.surgery import running_shrunk, scale_logits_
 from prune2deploy.progress import Progress
+from prune2deploy.pruning.calibrate import refuse_not_finite
 from prune2deploy.pruning.method import State
 from prune2deploy.pruning.streams import Reconstruction
 from prune2deploy.tasks.base import Samples, Task
-from prune2deploy.tasks.predict import outputs_of, score_of, score_outputs, torch_run
+from prune2deploy.tasks.predict import outputs_of, score_outputs, torch_run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,6 +33,8 @@ class Stages:
         self.task, self.evaluation, self.held_out, self.progress = task, evaluation, held_out, progress
         self.outputs = outputs_of(torch_run(dense), evaluation)
         self.held_out_outputs = outputs_of(torch_run(dense), held_out)
+        for outputs in (self.outputs, self.held_out_outputs):
+            refuse_not_finite(outputs, task)
         self.reconstruction = Reconstruction(dense, held_out)
         self.results: list[StageResult] = []
         self.best = float("inf")
@@ -63,8 +66,11 @@ class Stages:
                 raise CheckFailedError(f"{stage} broke the model: its outputs are not finite")
             scale, divergence = best_scale(self.task, outputs, self.held_out_outputs)
             scale_logits_(state.model, scale)
-            score = score_of(run, self.task, self.evaluation, self.outputs)
+            evaluated = outputs_of(run, self.evaluation)
             error = self.reconstruction.error(state.model)
+            if not (np.isfinite(evaluated).all() and np.isfinite([divergence, error]).all()):
+                raise CheckFailedError(f"{stage} broke the model: it is not finite how far it is from the dense one")
+            score = score_outputs(evaluated, self.task, self.evaluation, self.outputs)
             give_back()
             advance()
         kept = divergence <= self.best * (1 + ROUNDING)

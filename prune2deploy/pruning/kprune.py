@@ -24,7 +24,7 @@ from prune2deploy.models.family import KINDS, Block, Kind
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import output_projection
 from prune2deploy.models.surgery import columns_of, silence_
-from prune2deploy.pruning.calibrate import Calibration
+from prune2deploy.pruning.calibrate import Calibration, refuse_not_finite
 from prune2deploy.pruning.costs import Costs
 from prune2deploy.pruning.knowledge import Watched, knowledge
 from prune2deploy.pruning.kwon import LinearCost, fit_cost
@@ -52,6 +52,7 @@ class KPruneMethod(Method):
         taken = thinned(calibration.model, calibration.samples, TOKENS)
         self.samples = calibration.samples.select(taken)
         self.logits = outputs_of(torch_run(calibration.model), self.samples)
+        refuse_not_finite(self.logits, calibration.task)
 
     def search(self, costs: Costs, budget: float) -> Plan:
         """See Method."""

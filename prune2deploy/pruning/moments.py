@@ -63,7 +63,7 @@ class Moments:
 def moments_of(calibration: Calibration) -> Moments:
     """The moments over all calibration samples; taken from the cache where they are there.
 
-    Raises InputError where the model's outputs are not finite.
+    Raises InputError where the model's outputs or the moments are not finite.
     """
     stored = calibration.cache / CACHE if calibration.cache else None
     if stored and (found := _read(stored, calibration)):
@@ -93,6 +93,12 @@ def _measure(calibration: Calibration) -> Moments:
     mean = sum(array.sum(axis=1, dtype=np.float64) for array in ordered) / tokens
     scale = ((1 - UNIFORM) / np.maximum(mean, np.finfo(np.float32).tiny)).astype(np.float32)[:, None]
     found = {block: sums.pop(block).moments(len(samples)) for block in blocks}
+    for block, each in found.items():
+        if not all(np.isfinite(getattr(each, name)).all() for name in MOMENTS):
+            raise InputError(
+                f"data {calibration.task.data.path!r}: what comes into {block} of the dense model, or the gradient there, "
+                "is too large on some samples, or not finite"
+            )
     return Moments(found, [np.float32(UNIFORM) + array * scale for array in ordered])
 
 

@@ -25,7 +25,7 @@ from prune2deploy.models.layer_call import resumed
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.registry import layers_of, output_projection
 from prune2deploy.models.surgery import columns_of
-from prune2deploy.pruning.calibrate import Calibration
+from prune2deploy.pruning.calibrate import Calibration, refuse_not_finite
 from prune2deploy.pruning.costs import Costs
 from prune2deploy.pruning.kwon import global_plan
 from prune2deploy.pruning.method import Method, Step
@@ -114,6 +114,7 @@ class Trajectory:
         ]
         with torch.no_grad(), self._outputs(0) as outputs:
             self.logits = self.model(**self.inputs).logits.double()
+        refuse_not_finite(self.logits.numpy(), self.task)
         for handle in handles:
             handle.remove()
         positions = np.arange(self.hidden[0].shape[0] * self.hidden[0].shape[1])
