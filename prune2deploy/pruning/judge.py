@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prune2deploy.errors import CheckFailedError
+from prune2deploy.errors import CheckFailedError, InputError
 from prune2deploy.memory import give_back
 from prune2deploy.models.checkpoint import StageResult
 from prune2deploy.models.logit_scale import scale_logits_
 from prune2deploy.models.surgery import running_shrunk
 from prune2deploy.progress import Progress
 from prune2deploy.pruning.methods.method import State
+from prune2deploy.pruning.statistics.calibrate import not_finite
 from prune2deploy.pruning.statistics.reconstruction_error import Reconstruction
 from prune2deploy.tasks.base import Samples, Task
 from prune2deploy.tasks.objectives import Outputs
 from prune2deploy.tasks.paired import loss_between
-from prune2deploy.tasks.predict import labels_of, metric_of, outputs_of, score_of, torch_run
+from prune2deploy.tasks.predict import finite, labels_of, metric_of, outputs_of, score_of, torch_run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,7 +34,7 @@ class Stages:
         self, dense: "PreTrainedModel", task: Task, held_out: Samples, evaluation: Samples, progress: Progress
     ):
         self.task, self.evaluation, self.held_out, self.progress = task, evaluation, held_out, progress
-        run = torch_run(dense, task)
+        run = finite(torch_run(dense, task), InputError(not_finite(task)))
         self.labels = labels_of(run, task, evaluation)
         self.metric = metric_of(run, task, evaluation, self.labels)
         self.held_out_outputs = outputs_of(run, task, held_out)
@@ -61,15 +62,15 @@ class Stages:
         Before that, the model's logits are scaled, in place, to be as sure as the dense model's. What decides is held out
         from statistics and from evaluation; the evaluation score is reported, never used.
         """
-        run = torch_run(state.model, self.task)
+        run = finite(torch_run(state.model, self.task), CheckFailedError(f"{stage} broke the model: its outputs are not finite"))
         with self.progress.track(f"scoring after {stage}", 1) as advance, running_shrunk(state.model, state.plan):
             outputs = outputs_of(run, self.task, self.held_out)
-            if not all(np.isfinite(output.values).all() for output in outputs.values()):
-                raise CheckFailedError(f"{stage} broke the model: its outputs are not finite")
             scale, divergence = best_scale(self.task, outputs, self.held_out_outputs)
             scale_logits_(state.model, scale)
             metric = metric_of(run, self.task, self.evaluation, self.labels)
             error = self.reconstruction.error(state.model)
+            if not np.isfinite([divergence, error]).all():
+                raise CheckFailedError(f"{stage} broke the model: it is not finite how far it is from the dense one")
             give_back()
             advance()
         score, lost = score_of(metric, self.evaluation), loss_between(self.metric, metric)

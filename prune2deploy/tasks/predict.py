@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prune2deploy.errors import Prune2DeployError
 from prune2deploy.tasks.base import Arrays, Samples, Score, Task, tensors
 from prune2deploy.tasks.metrics import Metric
 from prune2deploy.tasks.objectives import Outputs
@@ -27,6 +28,18 @@ def torch_run(model: "PreTrainedModel", task: Task) -> Run:
         return {name: tensor.cpu().numpy() for name, tensor in said.items()}
 
     return run
+
+
+def finite(run: Run, otherwise: Prune2DeployError) -> Run:
+    """`run`, which raises `otherwise` where an output is not finite."""
+
+    def checked(inputs: Arrays) -> Arrays:
+        said = run(inputs)
+        if not all(np.isfinite(output).all() for output in said.values()):
+            raise otherwise
+        return said
+
+    return checked
 
 
 def outputs_of(run: Run, task: Task, samples: Samples, batch_size: int = BATCH) -> Outputs:

@@ -6,7 +6,7 @@ import tiny
 import torch
 from said import divergence, logits_of
 
-from prune2deploy.errors import CheckFailedError
+from prune2deploy.errors import CheckFailedError, InputError
 from prune2deploy.models.logit_scale import scale_logits_
 from prune2deploy.models.surgery import mask_
 from prune2deploy.progress import Progress
@@ -79,3 +79,40 @@ def test_outputs_that_are_not_finite_are_refused(case):
     with pytest.raises(CheckFailedError, match="search broke the model"):
         judged.add("search", state, 0.0)
     assert judged.results == []
+
+
+def test_dense_model_that_is_not_finite_is_not_called_a_broken_stage(case):
+    model = copy.deepcopy(case.model)
+    with torch.no_grad():
+        head_of(model).weight.fill_(3e38)
+    some = case.samples.select([0, 1, 2])
+    with pytest.raises(InputError, match="the dense model's outputs are not finite on some samples"):
+        Stages(model, case.task, some, case.samples, Progress())
+    assert Stages(case.model, case.task, some, case.samples, Progress())
+
+
+def test_stage_that_is_finite_on_held_out_samples_alone_is_refused(case, monkeypatch):
+    judged, state = Stages(case.model, case.task, case.samples.select([0, 1]), case.samples, Progress()), masked(case)
+    monkeypatch.setattr("prune2deploy.pruning.judge.scale_logits_", lambda model, scale: scale_logits_(model, float("inf")))
+    with pytest.raises(CheckFailedError, match="search broke the model"):
+        judged.add("search", state, 0.0)
+    assert judged.results == []
+
+
+def test_divergence_that_is_no_number_is_refused(case, monkeypatch):
+    judged, state = Stages(case.model, case.task, case.samples, case.samples, Progress()), masked(case)
+    monkeypatch.setattr(type(case.task), "divergence", lambda *given: float("nan"))
+    with pytest.raises(CheckFailedError, match="search broke the model: it is not finite how far"):
+        judged.add("search", state, 0.0)
+
+
+@pytest.mark.parametrize("case", ["bert"], indirect=True)  # elsewhere, what comes into a layer goes past it
+def test_model_whose_last_layer_says_the_same_of_everything(case):
+    model = copy.deepcopy(case.model)
+    with torch.no_grad():
+        for parameter in layers_of(model)[-1].parameters():
+            parameter.zero_()
+    judged = Stages(model, case.task, case.samples, case.samples, Progress())
+    everything = tiny.plan_keeping(model, lambda block: block.units)
+    assert judged.add("search", State(everything, copy.deepcopy(model)), 0.0)
+    assert judged.results[0].reconstruction_error == 0

@@ -30,7 +30,7 @@ from prune2deploy.pruning.methods.method import Method, State, Step
 from prune2deploy.pruning.recovery.tuning import walk
 from prune2deploy.pruning.search.costs import Costs
 from prune2deploy.pruning.statistics.block_statistics import BlockStatistics
-from prune2deploy.pruning.statistics.calibrate import Calibration
+from prune2deploy.pruning.statistics.calibrate import Calibration, refuse_not_finite
 from prune2deploy.pruning.statistics.lengths import thinned
 from prune2deploy.pruning.statistics.streams import Streams
 
@@ -81,7 +81,9 @@ class KPruneMethod(Method):
 
         batch, calibration = self.samples.batch(indices), self.calibration
         with torch.no_grad():
-            return Watched(batch, calibration.task.said(calibration.model, batch.tensors()))
+            said = calibration.task.said(calibration.model, batch.tensors())
+        refuse_not_finite(said, calibration.task)
+        return Watched(batch, said)
 
     def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
         """See Method."""

@@ -26,7 +26,7 @@ from prune2deploy.models.plan import Plan
 from prune2deploy.pruning.methods.kwon import global_plan
 from prune2deploy.pruning.methods.method import Method, Step
 from prune2deploy.pruning.search.costs import Costs
-from prune2deploy.pruning.statistics.calibrate import Calibration
+from prune2deploy.pruning.statistics.calibrate import Calibration, refuse_not_finite
 from prune2deploy.pruning.statistics.lengths import lengths_of
 from prune2deploy.tasks.base import Samples
 
@@ -111,6 +111,7 @@ class Trajectory:
         self.hidden = {visit.root: visit.call.hidden for visit in visits_of(self.model, self.inputs)}
         with torch.no_grad(), self._outputs(0) as outputs:
             self.said = self._said()
+        refuse_not_finite(self.said, self.task)
         positions = np.arange(int(np.prod(next(iter(self.hidden.values())).shape[:2])))
         positions = positions if batch.valid is None else positions[batch.valid.ravel()]
         compared = np.random.default_rng(calibration.seed).permutation(positions)[:COMPARED]

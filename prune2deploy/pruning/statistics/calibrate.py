@@ -78,7 +78,7 @@ def mask_gradients(
 
     A mask multiplies what its unit feeds into the output projection, and stands at 1. Labels that the data lacks are
     drawn from the model's own predictions, for which the gradients' covariance is the true Fisher information.
-    Raises InputError where a loss is not finite.
+    Raises InputError where a loss or the square of a gradient is not finite.
     """
     import torch
 
@@ -103,8 +103,23 @@ def mask_gradients(
             if not torch.isfinite(loss):
                 raise InputError(f"data {task.data.path!r}: the dense model's loss is not finite on some samples")
             gradients = torch.autograd.grad(loss, list(masks.values()))
+            if not all(gradient.square().sum().isfinite() for gradient in gradients):  # squares are what they are for
+                raise InputError(
+                    f"data {task.data.path!r}: the dense model's gradients are too large on some samples, or not finite"
+                )
             yield dict(zip(masks, gradients, strict=True))
             advance()
+
+
+def refuse_not_finite(said: "dict[str, torch.Tensor]", task: Task) -> None:
+    """Raise InputError where the dense model's outputs for samples of `task` are not finite."""
+    if not all(output.isfinite().all() for output in said.values()):
+        raise InputError(not_finite(task))
+
+
+def not_finite(task: Task) -> str:
+    """What to say of the dense model then."""
+    return f"data {task.data.path!r}: the dense model's outputs are not finite on some samples"
 
 
 def fisher_information(calibration: Calibration) -> Fisher:
