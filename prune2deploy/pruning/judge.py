@@ -62,7 +62,8 @@ class Stages:
         Before that, the model's logits are scaled, in place, to be as sure as the dense model's. What decides is held out
         from statistics and from evaluation; the evaluation score is reported, never used.
         """
-        run = finite(torch_run(state.model, self.task), CheckFailedError(f"{stage} broke the model: its outputs are not finite"))
+        broken = CheckFailedError(f"{stage} broke the model: its outputs are not finite")
+        run = finite(torch_run(state.model, self.task), broken)
         with self.progress.track(f"scoring after {stage}", 1) as advance, running_shrunk(state.model, state.plan):
             outputs = outputs_of(run, self.task, self.held_out)
             scale, divergence = best_scale(self.task, outputs, self.held_out_outputs)
