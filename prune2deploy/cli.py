@@ -33,6 +33,7 @@ from prune2deploy.options import (
     Speedup,
     Threads,
     Triton,
+    Wait,
     WithTokenizer,
     budget_of,
     points_of,
@@ -131,13 +132,15 @@ def init(
 @guarded
 def profile(
     project: ProjectFile = None, cpu: Cpu = False, gpu: Gpu = False, batch: Batches = None, seq_len: Lengths = None,
-    threads: Threads = None, runtime: RuntimeChoice = None, precision: PrecisionChoice = None, as_json: Json = False,
+    threads: Threads = None, runtime: RuntimeChoice = None, precision: PrecisionChoice = None, wait: Wait = None,
+    as_json: Json = False,
 ) -> None:
     """Measure the latency table of the model on this machine."""
     from prune2deploy.models.table import padding_note
     from prune2deploy.profiling.stage import profile as stage
 
-    table, path = stage(project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision), RichProgress())
+    settings = project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision, wait=wait)
+    table, path = stage(settings, RichProgress())
     if as_json:
         print_json({"path": str(path), "dense_ms": table.dense_ms, "fixed_ms": table.fixed_ms,
                     "median_error": table.median_error, "seconds": table.seconds,
@@ -169,12 +172,13 @@ def prune(
     threads: Threads = None,
     runtime: RuntimeChoice = None,
     precision: PrecisionChoice = None,
+    wait: Wait = None,
     as_json: Json = False,
 ) -> None:
     """Search what to keep so that the engine meets the budget, recover, and write the pruned model."""
     from prune2deploy.pruning.stage import prune as stage
 
-    settings = project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision, effort=effort)
+    settings = project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision, effort=effort, wait=wait)
     budget = budget_of(max_loss, latency_ms, speedup, flops)
     record = stage(settings, budget, out, method, table, RichProgress(), max_loss)
     if as_json:
@@ -204,13 +208,14 @@ def frontier(
     threads: Threads = None,
     runtime: RuntimeChoice = None,
     precision: PrecisionChoice = None,
+    wait: Wait = None,
     as_json: Json = False,
 ) -> None:
     """Prune to many budgets from one calibration, to choose from with `export --pick`."""
     from prune2deploy.budget import Budget
     from prune2deploy.frontiers.stage import frontier as stage
 
-    settings = project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision, effort=effort)
+    settings = project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision, effort=effort, wait=wait)
     budgets = [Budget.of(ms, None) for ms in latency_ms or []] + [Budget.of(None, times) for times in speedup or []]
     found = stage(settings, budgets or None, out, method, RichProgress())
     if as_json:
@@ -244,6 +249,7 @@ def export(
     threads: Threads = None,
     runtime: RuntimeChoice = None,
     precision: PrecisionChoice = None,
+    wait: Wait = None,
     triton: Triton = None,
     serve: Serve = None,
     with_tokenizer: WithTokenizer = False,
@@ -254,9 +260,10 @@ def export(
     """Shrink to ONNX, package as a Triton model repository entry, and validate."""
     from prune2deploy.budget import Budget
     from prune2deploy.exporting.stage import export as stage
+    from prune2deploy.lock import alone_in
 
     serving = serving_of(serve, with_tokenizer, response_cache, keep)
-    settings = project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision, triton, serving)
+    settings = project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision, triton, serving, wait=wait)
     budget = None if latency_ms is None else Budget.of(latency_ms, None)
     if sum([pruned is not None, pick is not None, dense]) > 1:
         raise InputError("give one of --pruned, --pick and --dense")
@@ -265,11 +272,13 @@ def export(
         from prune2deploy.frontiers.record import picked
 
         source = picked(frontier, pick)
-    if dense:
-        from prune2deploy.exporting.dense import as_if_pruned
+    with alone_in(settings.state, "prune2deploy export"):  # the dense model is taken from there
+        if dense:
+            from prune2deploy.exporting.dense import as_if_pruned
 
-        source = as_if_pruned(settings)
-    _print_report(stage(settings, source, out, name, budget, max_loss, force, RichProgress()), out, as_json)
+            source = as_if_pruned(settings)
+        report = stage(settings, source, out, name, budget, max_loss, force, RichProgress())
+    _print_report(report, out, as_json)
 
 
 @app.command()
@@ -279,7 +288,7 @@ def run(
     name: Name = None, method: MethodName = "ours", effort: Effort = None, max_loss: FastestOrGate = None,
     force: Force = False,
     project: ProjectFile = None, cpu: Cpu = False, gpu: Gpu = False, batch: Batches = None, seq_len: Lengths = None,
-    threads: Threads = None, runtime: RuntimeChoice = None, precision: PrecisionChoice = None,
+    threads: Threads = None, runtime: RuntimeChoice = None, precision: PrecisionChoice = None, wait: Wait = None,
     triton: Triton = None, serve: Serve = None, with_tokenizer: WithTokenizer = False,
     response_cache: ResponseCache = False, keep: Keep = None, as_json: Json = False,
 ) -> None:
@@ -287,7 +296,7 @@ def run(
     from prune2deploy.closed_loop import run as stage
 
     serving = serving_of(serve, with_tokenizer, response_cache, keep)
-    settings = project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision, triton, serving, effort)
+    settings = project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision, triton, serving, effort, wait)
     budget = budget_of(max_loss, latency_ms, speedup)
     _print_report(stage(settings, budget, out, name, method, max_loss, force, RichProgress()), out, as_json)
 
@@ -297,6 +306,7 @@ def run(
 def validate(
     package: Annotated[Path, typer.Argument(help="An entry of a model repository, made by `export` or `run`.")],
     project: ProjectFile = None,
+    wait: Wait = None,
     as_json: Json = False,
 ) -> None:
     """Check a package again, on this machine."""
@@ -304,7 +314,7 @@ def validate(
     from prune2deploy.exporting.recheck import validate as stage
 
     settings = load_project(project) if project or Path(PROJECT_FILE).is_file() else None
-    result = stage(package, settings, RichProgress())
+    result = stage(package, settings, RichProgress(), wait)
     if as_json:
         print_json(result.model_dump(mode="json", exclude_none=True))
     else:

@@ -8,6 +8,7 @@ from prune2deploy.config import Project
 from prune2deploy.errors import BudgetMissedError, CheckFailedError, InputError, LossExceededError
 from prune2deploy.exporting.stage import export, refuse_other
 from prune2deploy.exporting.witnessed import refuse_unservable
+from prune2deploy.lock import alone
 from prune2deploy.models.checkpoint import read_pruned_record, resolve_model
 from prune2deploy.models.configuration import load_config
 from prune2deploy.models.signature import signature_of
@@ -20,6 +21,7 @@ from prune2deploy.pruning.search.fit import AIM
 from prune2deploy.pruning.shelf import Shelf
 from prune2deploy.pruning.workbench import Workbench
 from prune2deploy.repository.manifest import entry_name
+from prune2deploy.runtimes.quiet import patient
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.team import refuse_team
 from prune2deploy.validation.record import Report
@@ -29,6 +31,8 @@ LOWEST_AIM = 0.85  # of the aim before: a final measurement further off than tha
 SLOWER = 0.93  # of the speedup, that is tried when the fastest model within a loss lost more on the evaluation split
 
 
+@alone
+@patient
 def run(
     project: Project, budget: Budget | None, repository: Path, name: str | None = None, method: str = DEFAULT_METHOD,
     max_loss: float | None = None, force: bool = False, progress: Progress | None = None,

@@ -1,6 +1,7 @@
 """`prune2deploy.toml`: the model, the data, the workload and the target, said once."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ else:
     import tomli as tomllib
 
 PROJECT_FILE = "prune2deploy.toml"
+LONGEST_WAIT = 10_080.0  # minutes: a week
 Precision = Literal["fp32", "fp16", "bf16"]
 RuntimeName = Literal["onnxruntime", "tensorrt"]
 BackendName = Literal["onnxruntime", "tensorrt", "python"]
@@ -102,6 +104,12 @@ class ServingSettings(Record):
     keep: int = Field(2, ge=0, le=1000, description="versions that stay in the repository behind the one that is served")
 
 
+class MeasuringSettings(Record):
+    """What is done on a machine that something disturbs."""
+
+    wait_minutes: float = Field(0.0, ge=0, le=LONGEST_WAIT, description="that a disturbed measurement waits for quiet")
+
+
 class Project(Record):
     """Everything the stages need to know; paths are relative to `root`."""
 
@@ -112,6 +120,7 @@ class Project(Record):
     target: Target = Field(default_factory=Target)
     calibration: CalibrationSettings = Field(default_factory=CalibrationSettings)
     serving: ServingSettings = Field(default_factory=ServingSettings)
+    measuring: MeasuringSettings = Field(default_factory=MeasuringSettings)
     root: Path = Field(default_factory=Path.cwd, exclude=True)
 
     @field_validator("model")
@@ -156,6 +165,11 @@ class Project(Record):
     def state(self) -> Path:
         """Where interrupted work is kept, so that it can go on."""
         return self.root / ".prune2deploy"
+
+
+def project_among(values: Iterable[object]) -> Project | None:
+    """The project among what a command is given; None where it has none."""
+    return next((value for value in values if isinstance(value, Project)), None)
 
 
 def load_project(path: Path | None = None) -> Project:

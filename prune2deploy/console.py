@@ -3,7 +3,6 @@
 import errno
 import functools
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typer.core import TyperGroup
 
 from prune2deploy.errors import Prune2DeployError
 from prune2deploy.progress import Advance, Progress
-from prune2deploy.team import ShareDone
+from prune2deploy.team import ShareDone, is_first
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,7 +26,7 @@ class RichProgress(Progress):
     """Bars with the time that is left."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # one of several processes talks
+        self.console = Console(stderr=True, quiet=not is_first())  # one of several processes talks
 
     @contextmanager
     def track(self, description: str, total: int) -> Iterator[Advance]:
@@ -44,9 +43,24 @@ class RichProgress(Progress):
             task = bars.add_task(description, total=total)
             yield lambda: bars.advance(task)
 
+    @contextmanager
+    def countdown(self, description: str, seconds: float) -> Iterator[Callable[[float], None]]:
+        """See Progress."""
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bars
+
+        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]} left")
+        with Bars(*columns, console=self.console, refresh_per_second=1, transient=True) as bars:
+            task = bars.add_task(description, total=seconds, left=_clock(seconds))
+            yield lambda left: bars.update(task, completed=seconds - left, left=_clock(left))
+
     def note(self, message: str) -> None:
         """See Progress."""
         self.console.print(message, style="dim", markup=False, highlight=False)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:

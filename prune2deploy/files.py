@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -159,8 +159,29 @@ def made_directory(path: Path) -> Iterator[None]:
         yield
     finally:
         for each in made:
-            if not any(each.iterdir()):
+            with suppress(OSError):  # it is not empty, or another process has taken it away
                 each.rmdir()
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[None]:
+    """Make `folder`, empty, to make something in; it vanishes with what is left in it. A killed process may have left one.
+
+    Raises InputError where something else is there, or where the folder is taken away while it is in use.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        raise InputError(f"{folder}: in the way of what is to be made there, and could not be cleared; remove it") from None
+    try:
+        yield
+    except Exception:
+        if folder.is_dir():
+            raise
+        raise InputError(f"{folder} was removed while something was being made in it; run this again") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -171,14 +192,10 @@ def staged_directory(target: Path) -> Iterator[Path]:
     """
     refuse_existing(target)
     partial = target.with_name(f".{target.name}.partial")
-    with made_directory(target.absolute().parent):
-        shutil.rmtree(partial, ignore_errors=True)  # left behind by a killed process
-        partial.mkdir()
-        try:
-            yield partial
-            partial.rename(target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    with made_directory(target.absolute().parent), scratch(partial):
+        yield partial
+        refuse_existing(target)  # another process may have made it meanwhile
+        partial.rename(target)
 
 
 def sha256_of(path: Path) -> str:

@@ -74,7 +74,7 @@ def init(
     looked_at.calibration(project.calibration.samples, project.calibration.seed)
     notes += worth_a_look(directory)
     with progress.track("asking transformers' pipeline", 3) as advance:
-        run = torch_run(load_dense(directory))
+        run = torch_run(load_dense(directory), looked_at)
         advance()
         testimony = heard(looked_at, run, evaluation, project, client_side)
         advance()
@@ -126,7 +126,7 @@ def heard(task: Task, run: Run, evaluation: Samples, project: Project, client_si
             preprocessor = preprocessor_of(task, project.workload, Path(made))
         except NotServableError as error:
             raise InputError(f"{error}; {CLIENT_SIDE}") from None
-        testimony = serving(task, chain_of(preprocessor, run), outside)
+        testimony = serving(task, chain_of(preprocessor, run, task.outputs[0]), outside)
     if testimony.objection:
         raise InputError(f"{testimony}; {CLIENT_SIDE}")
     return testimony

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prune2deploy.config import BackendName, Precision, Project, RuntimeName, load_project
+from prune2deploy.config import LONGEST_WAIT, BackendName, Precision, Project, RuntimeName, load_project
 from prune2deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,6 +53,12 @@ Fastest = Annotated[
 FastestOrGate = Annotated[
     float | None,
     typer.Option("--max-loss", help="Points of the task metric that may be lost; alone: the fastest model within it."),
+]
+Wait = Annotated[
+    float | None,
+    typer.Option(
+        "--wait", min=0, max=LONGEST_WAIT, help="Minutes that a disturbed measurement waits for quiet; 0 by default."
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Export even if a check fails; the report says so first.")]
 Repository = Annotated[Path, typer.Option("--out", help="The model repository to export into.")]
@@ -106,7 +112,7 @@ def points_of(batch: list[int] | None, seq_len: list[int] | None) -> list[dict]:
 def project_of(
     path: Path | None, cpu: bool, gpu: bool, batch: list[int] | None, seq_len: list[int] | None, threads: int | None,
     runtime: RuntimeName | None, precision: Precision | None, triton: str | None = None, serving: dict | None = None,
-    effort: int | None = None,
+    effort: int | None = None, wait: float | None = None,
 ) -> Project:
     """The project file, with what the command line says instead of it."""
     from prune2deploy.config import project_from
@@ -117,6 +123,8 @@ def project_of(
     values["serving"].update(serving or {})
     if effort is not None:
         values["calibration"]["effort"] = effort
+    if wait is not None:
+        values["measuring"]["wait_minutes"] = wait
     if points := points_of(batch, seq_len):
         fixed = [point for point in values["workload"] if not seq_len and point["seq_len"]]
         values["workload"] = [

@@ -14,5 +14,10 @@ class Progress:
         """Announce `total` steps; the block calls what it is given once a step."""
         yield lambda: None
 
+    @contextmanager
+    def countdown(self, description: str, seconds: float) -> Iterator[Callable[[float], None]]:
+        """Announce a wait of at most `seconds`; the block says now and then how many are left."""
+        yield lambda left: None
+
     def note(self, message: str) -> None:
         """Say something that stays on the screen."""

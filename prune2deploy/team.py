@@ -40,6 +40,11 @@ class Team:
             torch.distributed.all_reduce(torch.from_numpy(array))
 
 
+def is_first() -> bool:
+    """Whether this process is alone or the first of several, told before they have met."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def refuse_team(command: str) -> None:
     """Raise InputError where there are several processes: `command` cannot be shared among them."""
     if os.environ.get("WORLD_SIZE", "1") != "1":

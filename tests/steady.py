@@ -5,6 +5,7 @@ And what the tests of the command line do with it.
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import exports
@@ -15,10 +16,12 @@ from typer.testing import CliRunner
 
 from prune2deploy import provenance
 from prune2deploy.cli import app
+from prune2deploy.errors import UnstableMeasurementError
 from prune2deploy.profiling import additivity, stage, sweep
 from prune2deploy.pruning.workbench import Workbench
 from prune2deploy.runtimes import workload
 from prune2deploy.runtimes.measure import Timing
+from prune2deploy.runtimes.nvml import GpuWatch
 from prune2deploy.runtimes.ort import OnnxRuntime, OrtEngine
 
 CALL_MS, MS_PER_BYTE = 0.05, 3e-5  # the tiny models, dense, take 3 ms
@@ -57,7 +60,7 @@ class SteadyEngine(OrtEngine):
 
     def timed(self, inputs):
         def run():
-            assert np.isfinite(self.run(inputs)).all()
+            assert all(np.isfinite(output).all() for output in self.run(inputs).values())
             return self.ms + PADDED_MS * run.padded + USED_MS * bool(run.other_shapes)
 
         run.padded = has_padding(inputs)
@@ -87,7 +90,10 @@ class Clock:
             self.uneven.append(description)
         if any(timed.padded for timed in runs.values()):
             self.padded.append(description)
-        ms = {name: timed() * self.factor(description, name) for name, timed in runs.items()}
+        with watch or nullcontext():
+            ms = {name: timed() * self.factor(description, name) for name, timed in runs.items()}
+        if isinstance(watch, GpuWatch) and watch.problem:  # that of a GPU which a test made up
+            raise UnstableMeasurementError(watch.problem)
         return {
             name: Timing(each, 0.01, each, each, rounds, each / ms[reference], 1e-5, 0.02) for name, each in ms.items()
         }

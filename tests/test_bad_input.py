@@ -351,3 +351,13 @@ def test_options_that_cannot_be_meant(here, project, bert_dir, text_data):
 def test_validating_what_is_no_package(work_pruned):
     refuses(work_pruned, ["validate", "nowhere"], "nowhere: no such package; make one with `prune2deploy export`")
     refuses(work_pruned, ["validate", "pruned"], "pruned: no version directory here, so this is not a package of prune")
+
+
+@pytest.mark.parametrize("method", ["ours", "fisher", "kwon", "ziplm", "k-prune", "optin", "magnitude"])
+def test_model_that_overflows(method, here, project, dense_copy, text_data):
+    """Its weights are finite, and what it makes of the data is not."""
+    weights = load_file(dense_copy / WEIGHTS_FILE)
+    weights["bert.encoder.layer.2.output.dense.weight"] *= 1e30
+    save_file(weights, dense_copy / WEIGHTS_FILE, metadata={"format": "pt"})
+    project(dense_copy, text_data)
+    refuses(here, [*PRUNE, "--method", method], text_data, "not finite on some samples")

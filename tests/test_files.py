@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import pytest
 from pydantic import Field
@@ -7,6 +8,7 @@ from pydantic import Field
 from prune2deploy.errors import InputError
 from prune2deploy.files import (
     Record,
+    made_directory,
     pretty_json,
     read_record,
     refuse_existing,
@@ -89,6 +91,44 @@ def test_what_a_killed_process_left_does_not_get_into_the_directory(tmp_path):
     with staged_directory(tmp_path / "out") as partial:
         (partial / "file").write_text("new")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["file"]
+
+
+def test_directory_that_is_removed_while_it_is_filled(tmp_path):
+    def fail(gone):
+        with staged_directory(tmp_path / "out") as partial:
+            shutil.rmtree(partial)
+            if gone:
+                (partial / "file").write_text("new")
+
+    for gone in (True, False):
+        with pytest.raises(InputError, match="was removed while something was being made in it; run this again"):
+            fail(gone)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_where_the_directory_should_be_filled(tmp_path):
+    (tmp_path / ".out.partial").write_text("mine")
+    with pytest.raises(InputError, match=r"\.out\.partial: .*; remove it"), staged_directory(tmp_path / "out"):
+        pass
+    assert (tmp_path / ".out.partial").read_text() == "mine"
+
+
+def test_directory_that_somebody_else_makes_meanwhile(tmp_path):
+    def fail():
+        with staged_directory(tmp_path / "out"):
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "work").write_text("theirs")
+
+    with pytest.raises(InputError, match="already exists"):
+        fail()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_place_that_another_process_takes_away(tmp_path):
+    target = tmp_path / "other" / "deep" / "out"
+    with made_directory(target):
+        shutil.rmtree(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_existing_directory_is_never_replaced(tmp_path):

@@ -59,6 +59,7 @@ def test_single_texts(here, bert_dir, text_data):
         "serving": {
             "with_tokenizer": False, "response_cache": False, "instances": 1, "queue_delay_us": 500, "keep": 2
         },
+        "measuring": {"wait_minutes": 0.0},
     }  # fmt: skip
     assert list(files_in(here)) == [TOML]
     for said in (TOML, "text-classification", "'train'", "'validation'", "'text': 'text'"):

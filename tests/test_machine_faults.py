@@ -128,6 +128,13 @@ def test_memory_that_runs_out(work, monkeypatch):
     assert contents(work) == before
 
 
+def test_dense_model_that_is_faster_than_the_empty_one(work, clock):
+    before = contents(work)
+    clock.factor = lambda description, name: 0.001 if "whole models" in description and name.startswith("0-") else 1.0
+    refused(cli("profile"), "whole models do not take what their blocks add up to", code=1)
+    assert contents(work) == before
+
+
 def test_fault_of_ours_is_not_dressed_up(work, monkeypatch):
     def broken(*args):
         raise ZeroDivisionError("ours")

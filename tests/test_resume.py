@@ -12,6 +12,7 @@ import tiny
 from steady import BLOCKS, CANDIDATE, answer, cli, files_in, refused, rewrite, upgraded
 
 from prune2deploy import closed_loop
+from prune2deploy.errors import UnstableMeasurementError
 from prune2deploy.models.checkpoint import PLAN_FILE
 from prune2deploy.pruning import workbench as pruning
 from prune2deploy.pruning.statistics import moments
@@ -169,6 +170,30 @@ def test_statistics_and_models_of_before_an_upgrade_are_not_taken(work, clock, m
     passes, prunes = counted(monkeypatch, moments, "passes"), counted(monkeypatch, Workbench, "prune_to")
     stopped(monkeypatch, closed_loop, "export", *RUN)
     assert (len(passes), len(prunes)) == (1, 1)
+def test_profile_disturbed_in_whole_models_does_not_time_blocks_again(unprofiled, clock, monkeypatch):
+    from prune2deploy.profiling import additivity
+
+    def disturbed(*args, **kwargs):
+        raise UnstableMeasurementError("the machine is busy; run this again when nothing disturbs it")
+
+    with monkeypatch.context() as until:
+        until.setattr(additivity, "interleaved", disturbed)
+        refused(cli("profile"), "the machine is busy", code=1)
+    blocks = clock.count(BLOCKS)
+    assert blocks > 0
+    result = cli("profile", "--json")
+    assert answer(result)
+    assert clock.count(BLOCKS) == blocks
+    assert "timed already" in result.stderr
+    assert not list((unprofiled / ".prune2deploy" / "graphs").iterdir()), "nor is anything kept beyond the table"
+
+
+def test_profile_that_contradicts_itself_times_everything_again(unprofiled, clock):
+    clock.factor = lambda description, name: 50.0 if name == "0+16" else 1.0
+    refused(cli("profile"), "the table contradicts itself", code=1)
+    blocks, clock.factor = clock.count(BLOCKS), lambda description, name: 1.0
+    answer(cli("profile", "--json"))
+    assert clock.count(BLOCKS) == 2 * blocks
 
 
 # the statistics
@@ -252,3 +277,14 @@ def test_killed_while_it_writes_the_model(work):
     record = answer(cli(*HALF, "--json"))
     assert not partial.exists()
     assert json.loads((work / "half" / PLAN_FILE).read_text(encoding="utf-8"))["plan"] == record["plan"]
+
+
+# a machine that is busy
+
+
+@pytest.mark.parametrize("wait", [[], ["--wait", 5]], ids=["said nothing", "said to wait"])
+def test_run_that_is_told_to_wait_takes_what_one_that_was_not_left(wait, work, clock, monkeypatch):
+    stopped(monkeypatch, closed_loop, "export", *RUN)
+    prunes = counted(monkeypatch, Workbench, "prune_to")
+    answer(cli(*RUN, *wait, "--json"))
+    assert prunes == []

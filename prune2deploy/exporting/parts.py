@@ -22,6 +22,7 @@ from prune2deploy.repository.triton import TensorSpec, ensemble_config, step_con
 from prune2deploy.repository.versions import LABELS_FILE, located, publish, versions_of
 from prune2deploy.runtimes.base import Engine
 from prune2deploy.tasks.base import Arrays, Task
+from prune2deploy.tasks.objectives import Outputs
 from prune2deploy.validation.assess import TOLERANCES, equality_check
 from prune2deploy.validation.record import Check
 from prune2deploy.validation.witness import Preprocessor
@@ -105,14 +106,17 @@ def staged_preprocessor(preprocess: Path) -> Preprocessor:
     return _module(preprocess / "1" / "preprocessing.py").Preprocessor(preprocess / "1")
 
 
-def raw_check(preprocessor: Preprocessor, task: Task, engine: Engine, wanted: np.ndarray) -> Check:
-    """Whether `engine` makes `wanted` of raw samples that come through `preprocessor`."""
-    raw = task.raw(len(wanted))
-    rows: list[np.ndarray] = []
-    for index in range(len(wanted)):
+def raw_check(preprocessor: Preprocessor, task: Task, engine: Engine, wanted: Outputs, count: int) -> Check:
+    """Whether `engine` makes `wanted` of the first `count` raw samples, which come through `preprocessor`."""
+    raw, parts = task.raw(count), task.objective.parts
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in parts}
+    for index in range(count):
         inputs: Arrays = preprocessor({name: [column[index]] for name, column in raw.items()})
-        rows.append(engine.run(inputs))
-    return equality_check("raw samples give the same", np.concatenate(rows), wanted, TOLERANCES["fp32"])
+        said = engine.run(inputs)
+        for name, part in parts.items():
+            rows[name] += part.by_sample(said[name], task.counted(inputs))
+    got = {name: part.gathered(rows[name]) for name, part in parts.items()}
+    return equality_check("raw samples give the same", got, wanted, TOLERANCES["fp32"])
 
 
 def _module(file: Path) -> ModuleType:

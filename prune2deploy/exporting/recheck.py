@@ -1,5 +1,6 @@
 """The validate stage: is a package still what it was when it was made, and does it keep its promises on this machine?"""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from prune2deploy.errors import InputError, UnstableMeasurementError
 from prune2deploy.exporting.stage import entry_check
 from prune2deploy.files import Record
 from prune2deploy.graphs.onnx_model import dense_onnx
+from prune2deploy.lock import alone
 from prune2deploy.models.checkpoint import digest_of_model, load_dense, resolve_model
 from prune2deploy.progress import Progress
 from prune2deploy.repository.check import compiled_in, part_checks
@@ -19,11 +21,12 @@ from prune2deploy.repository.triton import BACKENDS
 from prune2deploy.repository.versions import located
 from prune2deploy.runtimes.base import Engine, Runtime, Shapes
 from prune2deploy.runtimes.ort import OnnxRuntime
+from prune2deploy.runtimes.quiet import patient, waiting
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.runtimes.workload import DENSE, time_workload
 from prune2deploy.tasks.base import Task
-from prune2deploy.tasks.paired import weight_of_one
-from prune2deploy.tasks.predict import loss_of, outputs_of, score_outputs
+from prune2deploy.tasks.paired import loss_between, weight_of_one
+from prune2deploy.tasks.predict import labels_of, metric_of, score_of
 from prune2deploy.tasks.registry import task_of
 from prune2deploy.team import refuse_team
 from prune2deploy.validation.assess import PRUNED, ROUNDS, budget_checks, onnx_check
@@ -44,12 +47,16 @@ class Validation(Record):
     speedup: float | None = None
 
 
-def validate(package: Path, project: Project | None = None, progress: Progress | None = None) -> Validation:
+@alone
+@patient
+def validate(
+    package: Path, project: Project | None = None, progress: Progress | None = None, wait_minutes: float | None = None
+) -> Validation:
     """Check `package`, a version of a repository entry, again, on this machine; of an entry, the version that is served.
 
     Hashes, also those of the entries around it, Triton entry, graph, reference outputs and latency; where `project` names
-    the model that the package was pruned from, the task metric too, and the dense engine is timed in the same run. Raises
-    InputError when it is no package.
+    the model that the package was pruned from, the task metric too, and the dense engine is timed in the same run. A
+    disturbed measurement waits `wait_minutes` for quiet, or as the project says. Raises InputError when it is no package.
     """
     refuse_team("validate")
     progress = progress or Progress()
@@ -94,7 +101,8 @@ def validate(package: Path, project: Project | None = None, progress: Progress |
     engines: dict[str, Engine] = {PRUNED: runtime.load(version / backend.model)}
     engines[DENSE] = original.engine() if original else engines[PRUNED]
     try:
-        timings = time_workload(engines, workload, progress, "measuring latency", ROUNDS)
+        with nullcontext() if wait_minutes is None else waiting(wait_minutes):
+            timings = time_workload(engines, workload, progress, "measuring latency", ROUNDS)
     except UnstableMeasurementError as error:
         checks.append(Check(name="latency", passed=False, detail=f"could not be measured: {error}"))
         return Validation(package=str(package), passed=False, checks=checks, not_checked=not_checked)
@@ -115,7 +123,8 @@ def validate(package: Path, project: Project | None = None, progress: Progress |
 
 def reference_check(name: str, engine: Engine, references: References, tolerance: float) -> Check:
     """Whether `engine` gives what the pruned PyTorch model gave at export."""
-    difference = float(np.abs(engine.run(references.inputs) - references.outputs).max())
+    said = engine.run(references.inputs)
+    difference = max(float(np.abs(said[name] - wanted).max()) for name, wanted in references.outputs.items())
     detail = f"largest difference {difference:.2g} (tolerance {tolerance:.2g})"
     return Check(name=name, passed=difference <= tolerance, detail=detail)
 
@@ -124,12 +133,13 @@ def metric_check(manifest: Manifest, original: "Original", engine: Engine, progr
     """Whether `engine` scores what it scored at export, up to the standard error of that, and the weight of one sample."""
     evaluation = original.task.evaluation()
     with progress.track("scoring both engines", 2) as advance:
-        outputs = []
-        for each in (engine, original.engine()):
-            outputs.append(outputs_of(each.run, evaluation))
+        dense = original.engine()
+        labels = labels_of(dense.run, original.task, evaluation)
+        metrics = []
+        for each in (engine, dense):
+            metrics.append(metric_of(each.run, original.task, evaluation, labels))
             advance()
-    then, now = manifest.metric_pruned, score_outputs(outputs[0], original.task, evaluation, outputs[1])
-    lost = loss_of(outputs[0], original.task, evaluation, outputs[1])
+    then, now, lost = manifest.metric_pruned, score_of(metrics[0], evaluation), loss_between(metrics[1], metrics[0])
     # packages of before say ± 0 where every sample was right
     tolerance = max(then.standard_error, weight_of_one(then.n)) * (1 + ROUNDING)
     passed = abs(now.value - then.value) <= tolerance

@@ -24,6 +24,7 @@ from prune2deploy.files import sha256_of, write_record, write_text
 from prune2deploy.graphs.files import copy_graph, move_graph, remove_graph
 from prune2deploy.graphs.fuse import GAIN, fuse, fused_dense
 from prune2deploy.graphs.onnx_model import dense_onnx, export_onnx
+from prune2deploy.lock import alone
 from prune2deploy.models.checkpoint import (
     PrunedRecord,
     digest_of_model,
@@ -50,6 +51,7 @@ from prune2deploy.repository.triton_check import check_entry
 from prune2deploy.repository.versions import LABELS_FILE, adopt, located, newest_manifest, publish, staging, versions_of
 from prune2deploy.runtimes.base import Arrays, Runtime, Shapes
 from prune2deploy.runtimes.ort import OnnxRuntime
+from prune2deploy.runtimes.quiet import patient
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.runtimes.workload import DENSE, time_workload
 from prune2deploy.tasks.base import Samples, Task
@@ -64,6 +66,8 @@ ORT_PACKAGES = {"cpu": "onnxruntime", "gpu": "onnxruntime-gpu"}
 SMALLEST_MAX_BATCH = 8  # a server gathers requests up to this many, even where the workload is single samples
 
 
+@alone
+@patient
 def export(
     project: Project, pruned: Path, repository: Path, name: str | None = None, budget: Budget | None = None,
     max_loss: float | None = None, force: bool = False, progress: Progress | None = None,
@@ -145,7 +149,7 @@ def write_beside(subject: Subject, staged: Path, version: Path, runtime: Runtime
     """Write all that a server and a person want beside the model: references, configuration, tokenizer or processor."""
     task = subject.task
     workload = workload_of(subject.project, task, evaluation)
-    write_references(version, task, evaluation, torch_run(subject.pruned), workload)
+    write_references(version, task, evaluation, torch_run(subject.pruned, task), workload)
     write_entry(staged, version, subject, runtime, [inputs for _, inputs in workload])
     for file in processor_files(task.model_dir):
         (version / "processor").mkdir(exist_ok=True)
@@ -173,8 +177,8 @@ def judge(
     plain, preprocessor = OnnxRuntime(Target()).load(graph), staged_preprocessor(parts[0]) if parts else None
     if preprocessor:
         some = evaluation.select(list(range(min(SAMPLES, len(evaluation)))))
-        wanted = outputs_of(torch_run(subject.pruned), some)
-        checks += [raw_check(preprocessor, subject.task, plain, wanted), *part_checks(staged)]
+        wanted = outputs_of(torch_run(subject.pruned, subject.task), subject.task, some)
+        checks += [raw_check(preprocessor, subject.task, plain, wanted, len(some)), *part_checks(staged)]
     with progress.track("asking transformers' pipeline", 1) as advance:
         checks += witness_checks(subject, plain, evaluation, preprocessor)
         advance()
@@ -227,10 +231,8 @@ def take_fused(
         return dense_file, False
     workload = workload_of(project, task, samples)
     engines = {DENSE: runtime.build(dense_file), PRUNED: runtime.build(onnx_file), "fused": runtime.build(fused_file)}
-    equal = all(
-        np.allclose(engines["fused"].run(inputs), engines[PRUNED].run(inputs), rtol=1e-4, atol=1e-4)
-        for _, inputs in workload
-    )
+    pairs = [(engines["fused"].run(inputs), engines[PRUNED].run(inputs)) for _, inputs in workload]
+    equal = all(np.allclose(said[name], wanted[name], rtol=1e-4, atol=1e-4) for said, wanted in pairs for name in wanted)
     try:
         timings = time_workload(engines, workload, progress, "plain against fused graph")
     except UnstableMeasurementError:

@@ -36,12 +36,12 @@ def witness_checks(
     make them, and a server could not, they are as we make them.
     """
     task = subject.task
-    dense = reading(task, torch_run(subject.dense), evaluation, task.outside())
+    dense = reading(task, torch_run(subject.dense, task), evaluation, task.outside())
     outside = task.outside(subject.pruned)
     with tempfile.TemporaryDirectory() as made:
         try:
             served = preprocessor or preprocessor_of(task, subject.project.workload, Path(made))
-            packaged = serving(task, chain_of(served, graph.run), outside)
+            packaged = serving(task, chain_of(served, graph.run, task.outputs[0]), outside)
         except NotServableError:
             packaged = reading(task, graph.run, evaluation, outside)
     return [dense.as_check(READ), packaged.as_check(PACKAGED)]

@@ -10,6 +10,7 @@ from prune2deploy.errors import CheckFailedError, InputError
 from prune2deploy.files import refuse_existing, staged_directory, write_record, write_text
 from prune2deploy.frontiers.picture import draw
 from prune2deploy.frontiers.record import FRONTIER_FILE, Frontier, Missed, point_of
+from prune2deploy.lock import alone
 from prune2deploy.models.checkpoint import PrunedRecord, read_pruned_record
 from prune2deploy.models.table import LatencyTable
 from prune2deploy.progress import Progress
@@ -18,10 +19,13 @@ from prune2deploy.pruning.methods.registry import DEFAULT_METHOD
 from prune2deploy.pruning.search.fit import highest_speedup
 from prune2deploy.pruning.shelf import Shelf
 from prune2deploy.pruning.workbench import Workbench
+from prune2deploy.runtimes.quiet import patient
 
 SPEEDUPS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 
 
+@alone
+@patient
 def frontier(
     project: Project, budgets: list[Budget] | None = None, out: Path = Path("frontier"), method: str = DEFAULT_METHOD,
     progress: Progress | None = None,

@@ -13,29 +13,28 @@ if TYPE_CHECKING:
 
     from prune2deploy.tasks.base import Task
 
-OUTPUT = "logits"
 TRACE_BATCH, TRACE_LENGTH = 2, 8
 
 
-def logits_of(model: "PreTrainedModel") -> "nn.Module":
-    """`model` as a module from a dict of inputs to a tuple of its logits, the form in which it is exported."""
+def exported_form(model: "PreTrainedModel", task: "Task") -> "nn.Module":
+    """`model` as a module from a dict of inputs to a tuple of the task's outputs, the form in which it is exported."""
     from torch import nn
 
-    class Logits(nn.Module):
+    class Exported(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
         def forward(self, inputs: "dict[str, torch.Tensor]") -> "tuple[torch.Tensor, ...]":
-            return (self.model(**inputs).logits,)
+            return tuple(task.said(self.model, inputs).values())
 
-    return Logits().eval()
+    return Exported().eval()
 
 
 def export_onnx(model: "PreTrainedModel", task: "Task", path: Path) -> None:
     """Write `model` to `path` with the task's free axes named; raises CheckFailedError where the graph is invalid."""
     axes = task.dynamic_axes()
-    to_onnx(logits_of(model), example_inputs(task), axes, task.axis_limits(), [OUTPUT], path)
+    to_onnx(exported_form(model, task), example_inputs(task), axes, task.axis_limits(), list(task.outputs), path)
 
 
 def example_inputs(task: "Task") -> "dict[str, torch.Tensor]":

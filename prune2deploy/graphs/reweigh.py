@@ -80,14 +80,18 @@ class Template:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
         with torch.no_grad():
-            wanted = module(inputs=self.inputs)[0].numpy()
+            wanted = [tensor.numpy() for tensor in module(inputs=self.inputs)]
         try:
             session = onnxruntime.InferenceSession(str(onnx_file), options, ["CPUExecutionProvider"])
             given = {entry.name: self.inputs[entry.name].numpy() for entry in session.get_inputs()}
-            got = session.run(None, given)[0]
+            got = session.run(None, given)
         except Exception:  # ONNX Runtime raises kinds of its own; each says that a shape was baked in
             return False
-        return got.shape == wanted.shape and bool(np.abs(got - wanted).max() <= EQUAL * max(1.0, np.abs(wanted).max()))
+        return all(map(_equal, got, wanted))
+
+
+def _equal(got: np.ndarray, wanted: np.ndarray) -> bool:
+    return got.shape == wanted.shape and bool(np.abs(got - wanted).max() <= EQUAL * max(1.0, np.abs(wanted).max()))
 
 
 def _digest(array: np.ndarray) -> bytes:

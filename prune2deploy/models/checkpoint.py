@@ -11,6 +11,7 @@ from prune2deploy.budget import Budget
 from prune2deploy.errors import InputError, reason_of
 from prune2deploy.files import Record, read_record, seen_from, sha256_of, share, write_record
 from prune2deploy.models.configuration import load_config
+from prune2deploy.models.hub import fetched
 from prune2deploy.models.logit_scale import factor_of, set_factor_
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.signature import signature_of
@@ -109,7 +110,7 @@ def digest_of_model(directory: Path) -> str:
 def resolve_model(name: str, root: Path) -> Path:
     """The directory of model `name`: a local directory, or a hub id that is fetched into the hub's cache.
 
-    Raises InputError where there is neither.
+    Raises InputError where there is neither, and of a hub id where config.json names a model that is not supported.
     """
     local = seen_from(root, name)
     if local.is_dir():
@@ -118,16 +119,8 @@ def resolve_model(name: str, root: Path) -> Path:
         raise InputError(f"{local} is a file; give the model's directory, with config.json and model.safetensors")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InputError(f"{local}: no such model directory")
-    from huggingface_hub import snapshot_download
-
-    patterns = ["config.json", "*.safetensors", "*.safetensors.index.json", *BESIDE_PATTERNS, *PROCESSOR_PATTERNS]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:  # the hub client raises many kinds; each means that the model is not to be had
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"model {name!r}: no directory of that name here, and the hub did not give it: {reason[:200]}"
-        ) from None
+    small, rest = ("config.json", *BESIDE_PATTERNS), ("*.safetensors", "*.safetensors.index.json", *PROCESSOR_PATTERNS)
+    return fetched(name, small, rest)
 
 
 def refuse_pruned(directory: Path) -> None:

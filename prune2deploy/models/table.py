@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from prune2deploy.config import Target, WorkloadPoint
-from prune2deploy.errors import InputError, UnstableMeasurementError
+from prune2deploy.errors import ContradictionError, InputError
 from prune2deploy.files import Record, read_record
 from prune2deploy.models.block import Block
 from prune2deploy.models.signature import Signature
@@ -228,25 +228,25 @@ def _differing(table: dict[str, str], run: dict[str, str]) -> tuple[str, str] | 
 
 
 def refuse_noisy(table: LatencyTable) -> None:
-    """Raise UnstableMeasurementError where the table contradicts itself or does not predict whole models."""
+    """Raise ContradictionError where the table contradicts itself or does not predict whole models."""
     for point in table.points:
         for name, curves in point.curves.items():
             for curve in curves:
                 _refuse_falling(curve, name, point.point)
     if table.median_error > ERROR_LIMIT:
-        raise UnstableMeasurementError(
+        raise ContradictionError(
             f"the table does not predict whole models: over {len(table.checks)} random plans the median error is "
             f"{100 * table.median_error:.1f} % (limit {100 * ERROR_LIMIT:.0f} %); run this again when the machine is quiet"
         )
 
 
 def _refuse_falling(curve: Curve, name: str, point: WorkloadPoint) -> None:
-    """Raise UnstableMeasurementError where a wider block took clearly less time than a narrower one."""
+    """Raise ContradictionError where a wider block took clearly less time than a narrower one."""
     for index in range(1, len(curve.widths)):
         drop = curve.ms[index - 1] - curve.ms[index]
         noise = 4 * float(np.hypot(curve.standard_error_ms[index - 1], curve.standard_error_ms[index]))
         if drop > max(noise, 0.15 * curve.ms[index - 1]):
-            raise UnstableMeasurementError(
+            raise ContradictionError(
                 f"the table contradicts itself ({point}): {name} at width {curve.widths[index - 1]} took "
                 f"{curve.ms[index - 1]:.3g} ms and the wider {curve.widths[index]} only {curve.ms[index]:.3g} ms; "
                 "run this again when the machine is quiet"

@@ -48,6 +48,7 @@ CHANGING = {
     "model_head.safetensors": "a head of its own (SetFit)",
 }
 PLAIN_MODULES = ("Transformer", "Pooling", "Normalize", "CrossEncoder")
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # the likeliest to be weights first
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 REAL = ("F16", "BF16", "F32", "F64")  # safetensors' names of the types that weights are stored in
 SHOWN = 3
@@ -64,7 +65,8 @@ def weight_files(directory: Path, config: Any) -> list[Path]:
     elif _is_there(directory / index):
         used = [directory / name for name in _shards(directory / index)]
     else:
-        raise InputError(f"{directory}: no safetensors weights here{_instead(directory)}")
+        there = [path.name for path in directory.iterdir()]
+        raise InputError(f"{directory}: no safetensors weights here{instead_of(there)}")
     for file in used:
         refuse_missing(file)
     refuse_beside(directory, used)
@@ -90,21 +92,24 @@ def _shards(index: Path) -> list[str]:
     return names
 
 
-def _instead(directory: Path) -> str:
-    """What a directory without weights of ours has in their place."""
+def instead_of(files: Collection[str]) -> str:
+    """What a model without weights of ours has in their place, among its `files`."""
     for name, what in CHANGING.items():
-        if (directory / name).is_file():
+        if name in files:
             return f" ({name} is {what})"
-    pickles = sorted(path.name for path in directory.glob("*.bin"))
-    if pickles:
+    if pickles := [name for suffix in PICKLES for name in sorted(files) if name.endswith(suffix)]:
         return f" ({pickles[0]} is a pickle, which is never loaded: convert it to safetensors)"
-    others = weights_in(directory)
-    return f" ({others[0].name} is not loaded: weights are in {SINGLE})" if others else ""
+    others = sorted(name for name in files if _is_weights(name))
+    return f" ({others[0]} is not loaded: weights are in {SINGLE})" if others else ""
 
 
 def weights_in(directory: Path) -> list[Path]:
     """Every file of weights that lies in a model's directory, in order; hidden ones are a Mac's own."""
-    return sorted(path for path in directory.glob("*.safetensors") if not path.name.startswith("."))
+    return sorted(path for path in directory.glob("*.safetensors") if _is_weights(path.name))
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith(".safetensors") and not name.startswith(".")
 
 
 def refuse_beside(directory: Path, used: Collection[Path]) -> None:

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prune2deploy.config import WorkloadPoint
+from prune2deploy.errors import ContradictionError
 from prune2deploy.graphs.onnx_model import example_inputs, export_onnx
 from prune2deploy.models.block import Block
 from prune2deploy.models.family import blocks_of
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.signature import signature_of
 from prune2deploy.models.table import Curve
+from prune2deploy.profiling.kept import Kept
 from prune2deploy.progress import Progress
 from prune2deploy.runtimes.base import Engine, Runtime
 from prune2deploy.runtimes.measure import Timing, interleaved
@@ -32,36 +34,41 @@ class WholeModels:
 
     def __init__(
         self, model: "PreTrainedModel", task: Task, runtime: Runtime, grids: dict[str, list[int]], dense: Path,
-        directory: Path, progress: Progress, seed: int,
+        directory: Path, progress: Progress, seed: int, kept: Kept,
     ):
-        from prune2deploy.graphs.onnx_model import logits_of
+        from prune2deploy.graphs.onnx_model import exported_form
         from prune2deploy.graphs.reweigh import Template
         from prune2deploy.models.surgery import shrunk
 
         self.task = task
         self.blocks = blocks_of(model)
         self.progress = progress
+        self.kept = kept
         self.plans = random_plans(self.blocks, grids, FITTED + UNSEEN, seed)
         signature = signature_of(model.config)
         self.engines: list[Engine] = []
-        template = Template(dense, logits_of(model), example_inputs(task))
+        template = Template(dense, exported_form(model, task), example_inputs(task))
         with progress.track("building whole models", len(self.plans)) as advance:
             for widths in self.plans:
                 path = directory / f"whole-{fingerprint(widths)}.onnx"
                 if not path.exists():
                     slim = shrunk(model, Plan.of(signature, {block: range(width) for block, width in widths.items()}))
-                    if not template.write(logits_of(slim), path):
+                    if not template.write(exported_form(slim, task), path):
                         export_onnx(slim, task, path)
                 self.engines.append(runtime.build(path))
                 advance()
 
     def timings(self, point: WorkloadPoint) -> list[Timing]:
         """Measured latency of each of `plans`, against the dense model."""
+        names = [f"{index}-{fingerprint(widths)}" for index, widths in enumerate(self.plans)]
+        timings = self.kept.timings("whole models", names, point, ROUNDS, lambda: self._measured(names, point))
+        return [timings[name] for name in names]
+
+    def _measured(self, names: list[str], point: WorkloadPoint) -> dict[str, Timing]:
         inputs = self.task.timing_inputs(point.batch, point.seq_len)
-        runs = {str(index): engine.timed(inputs) for index, engine in enumerate(self.engines)}
+        runs = {name: engine.timed(inputs) for name, engine in zip(names, self.engines, strict=True)}
         description, watch = f"timing whole models at {point}", self.engines[0].watch()
-        timings = interleaved(runs, "0", ROUNDS, self.progress, description, watch=watch)
-        return [timings[str(index)] for index in range(len(self.plans))]
+        return interleaved(runs, names[0], ROUNDS, self.progress, description, watch=watch)
 
     def padding_cost(self, point: WorkloadPoint) -> float | None:
         """By what share one padded token in every row slows the dense model down; None where nothing can be padded."""
@@ -110,11 +117,18 @@ def block_sum(widths: Widths, curves: dict[str, Curve]) -> float:
 def fit_fixed(plans: list[Widths], measured_ms: list[float], curves: dict[str, Curve]) -> tuple[float, float]:
     """(fixed_ms, scale) that minimise the relative error of fixed_ms + scale · Σ blocks over `plans`.
 
-    Both come from whole models: the empty model alone misses what blocks cost each other in caches and scheduling.
+    Both come from whole models: the empty model alone misses what blocks cost each other in caches and scheduling. Raises
+    ContradictionError where either comes out at nothing or less.
     """
     measured = np.asarray(measured_ms)
     columns = np.stack([np.ones(len(plans)), [block_sum(widths, curves) for widths in plans]], axis=1)
     (fixed, scale), *_ = np.linalg.lstsq(columns / measured[:, None], np.ones(len(plans)), rcond=None)
+    if min(round(float(fixed), 6), round(float(scale), 5)) <= 0:  # as a table has them
+        raise ContradictionError(
+            "whole models do not take what their blocks add up to: by the best fit, what cannot be pruned takes "
+            f"{fixed:.3g} ms, and blocks {scale:.3g} times what they were measured at; run this again when the machine is "
+            "quiet"
+        )
     return float(fixed), float(scale)
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prune2deploy.config import Project, WorkloadPoint
-from prune2deploy.errors import UnstableMeasurementError
 from prune2deploy.files import sha256_of, write_record
 from prune2deploy.graphs.onnx_model import dense_onnx, export_key
+from prune2deploy.lock import alone
 from prune2deploy.models.checkpoint import digest_of_model, load_dense, resolve_model
 from prune2deploy.models.signature import signature_of
 from prune2deploy.models.table import Curve, LatencyTable, PlanCheck, PointTable, refuse_noisy, table_path
@@ -25,6 +25,7 @@ from prune2deploy.profiling.additivity import (
     scaled,
     widths_by_kind,
 )
+from prune2deploy.profiling.kept import Kept, circumstances
 from prune2deploy.profiling.stacks import Stacks
 from prune2deploy.profiling.sweep import Sweep
 from prune2deploy.progress import Progress
@@ -32,6 +33,7 @@ from prune2deploy.provenance import remove_stale, versions
 from prune2deploy.runtimes.base import Runtime, Shapes
 from prune2deploy.runtimes.measure import Timing
 from prune2deploy.runtimes.nvml import GpuWatch
+from prune2deploy.runtimes.quiet import patient
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.tasks.base import Task
 from prune2deploy.tasks.registry import task_of
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+@alone
+@patient
 def profile(project: Project, progress: Progress | None = None) -> tuple[LatencyTable, Path]:
     """Measure the latency table of the project's model on this machine, and write it.
 
@@ -62,10 +66,10 @@ def profile(project: Project, progress: Progress | None = None) -> tuple[Latency
     graphs.mkdir(parents=True, exist_ok=True)
     dense = dense_onnx(model, task, project.state / "dense", digest_of_model(directory))
     gpu = GpuWatch() if project.target.device == "gpu" else None
-    with gpu or nullcontext():
-        points, checks, spreads = measure(project, model, task, runtime, dense, graphs, progress)
-    if gpu and gpu.problem:
-        raise UnstableMeasurementError(f"{gpu.problem}; run this again when nothing disturbs it")
+    made_with = circumstances(runtime, project.target, project.workload, digest_of_model(directory))
+    kept = Kept(graphs / "timings", made_with, progress)
+    with gpu or nullcontext(), kept:
+        points, checks, spreads = measure(project, model, task, runtime, dense, graphs, progress, kept)
     table = LatencyTable(
         signature=signature, device=runtime.device(), runtime=runtime.describe(), precision=project.target.precision,
         points=points, checks=checks, median_error=round(float(np.median([abs(check.error) for check in checks])), 5),
@@ -74,7 +78,8 @@ def profile(project: Project, progress: Progress | None = None) -> tuple[Latency
         seconds=round(time.monotonic() - start, 1), load_average=round(os.getloadavg()[0], 2), versions=versions(),
         gpu=gpu.some() if gpu else [],
     )  # fmt: skip
-    refuse_noisy(table)
+    with kept:
+        refuse_noisy(table)
     path = table_path(project.profiles, table.device, signature, table.runtime, table.precision)
     write_record(path, table)
     shutil.rmtree(graphs, ignore_errors=True)
@@ -82,15 +87,16 @@ def profile(project: Project, progress: Progress | None = None) -> tuple[Latency
 
 
 def measure(
-    project: Project, model: "PreTrainedModel", task: Task, runtime: Runtime, dense: Path, graphs: Path, progress: Progress
+    project: Project, model: "PreTrainedModel", task: Task, runtime: Runtime, dense: Path, graphs: Path, progress: Progress,
+    kept: Kept,
 ) -> tuple[list[PointTable], list[PlanCheck], list[float]]:
     """(tables of all workload points, how well they predict plans not seen, spreads of the dense model's rounds)."""
     found = {
-        curve: Sweep(Stacks(model, task, curve, graphs), runtime, shape.units, progress).curve(project.workload)
+        curve: Sweep(Stacks(model, task, curve, graphs), runtime, shape.units, progress, kept).curve(project.workload)
         for curve, shape in signature_of(model.config).curves.items()
     }
     grids = {curve: at_points[0].widths for curve, at_points in found.items()}
-    whole = WholeModels(model, task, runtime, grids, dense, graphs, progress, project.calibration.seed)
+    whole = WholeModels(model, task, runtime, grids, dense, graphs, progress, project.calibration.seed, kept)
     points, checks, spreads = [], [], []
     for index, point in enumerate(project.workload):
         timings = whole.timings(point)

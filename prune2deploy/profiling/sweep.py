@@ -8,6 +8,7 @@ import numpy as np
 from prune2deploy.config import WorkloadPoint
 from prune2deploy.models.table import Curve
 from prune2deploy.profiling.grid import coarse_widths, refined_widths
+from prune2deploy.profiling.kept import Kept
 from prune2deploy.profiling.stacks import Stacks
 from prune2deploy.progress import Progress
 from prune2deploy.runtimes.base import Engine, Runtime
@@ -22,8 +23,9 @@ COARSEST = 4  # steps that a block must have to be measured in steps
 class Sweep:
     """Measures one curve of a model, at one workload point after another."""
 
-    def __init__(self, stacks: Stacks, runtime: Runtime, units: int, progress: Progress):
+    def __init__(self, stacks: Stacks, runtime: Runtime, units: int, progress: Progress, kept: Kept):
         self.stacks, self.runtime, self.units, self.progress = stacks, runtime, units, progress
+        self.kept = kept
         self.engines: dict[int, Engine] = {}
 
     def curve(self, workload: list[WorkloadPoint]) -> list[Curve]:
@@ -56,12 +58,18 @@ class Sweep:
         )
 
     def _time(self, widths: list[int], point: WorkloadPoint, rounds: int, description: str) -> dict[int, Timing]:
+        timings = self.kept.timings(
+            f"{self.stacks.curve}, {self.stacks.layers} layers", [str(width) for width in widths], point, rounds,
+            lambda: self._measured(widths, point, rounds, description),
+        )  # fmt: skip
+        return {width: timings[str(width)] for width in widths}
+
+    def _measured(self, widths: list[int], point: WorkloadPoint, rounds: int, description: str) -> dict[str, Timing]:
         self._build([width for width in widths if width not in self.engines])
         inputs = self.stacks.inputs(point.batch, point.seq_len)
         runs = {str(width): self.engines[width].timed(inputs) for width in widths}
         watch = self.engines[self.units].watch()
-        timings = interleaved(runs, str(self.units), rounds, self.progress, description, watch=watch)
-        return {width: timings[str(width)] for width in widths}
+        return interleaved(runs, str(self.units), rounds, self.progress, description, watch=watch)
 
     def _build(self, widths: list[int]) -> None:
         with self.progress.track(f"building graphs of {self.stacks.curve}", len(widths)) as advance:

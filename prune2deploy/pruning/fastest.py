@@ -9,8 +9,8 @@ from prune2deploy.models.checkpoint import load
 from prune2deploy.pruning.search.fit import highest_speedup
 from prune2deploy.pruning.shelf import Shelf
 from prune2deploy.pruning.workbench import HELD_OUT, Workbench
-from prune2deploy.tasks.paired import Loss
-from prune2deploy.tasks.predict import loss_of, outputs_of, torch_run
+from prune2deploy.tasks.paired import Loss, loss_between
+from prune2deploy.tasks.predict import labels_of, metric_of, torch_run
 
 SAMPLES = 2048  # that the loss is taken on
 SLOWEST, FASTEST = 1.05, 8.0  # speedups that are looked between
@@ -70,9 +70,12 @@ class UnseenLoss:
         reserve = self.task.reserve(SAMPLES, settings.seed, settings.samples + HELD_OUT) or workbench.left_over
         self.samples = reserve if len(reserve) > len(workbench.held_out) else workbench.held_out
         with workbench.progress.track("scoring the dense model", 1) as advance:
-            self.dense = outputs_of(torch_run(workbench.model), self.samples)
+            run = torch_run(workbench.model, self.task)
+            self.labels = labels_of(run, self.task, self.samples)
+            self.dense = metric_of(run, self.task, self.samples, self.labels)
             advance()
 
     def __call__(self, directory: Path) -> Loss:
         """What the model in `directory` loses."""
-        return loss_of(outputs_of(torch_run(load(directory)), self.samples), self.task, self.samples, self.dense)
+        run = torch_run(load(directory), self.task)
+        return loss_between(self.dense, metric_of(run, self.task, self.samples, self.labels))

@@ -19,7 +19,7 @@ class Shelf:
         self.workbench = workbench
         parts = [
             workbench.source, workbench.digest, workbench.evaluation.digest(), sha256_of(workbench.table[1]),
-            workbench.project.model_dump_json(), workbench.chosen.name,
+            workbench.project.model_dump_json(exclude={"measuring"}), workbench.chosen.name,
         ]  # fmt: skip
         self.directory = workbench.project.state / "pruned" / cache_key(EXPORTED, *parts)
         self.used: set[Path] = set()

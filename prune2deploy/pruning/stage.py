@@ -7,14 +7,18 @@ from prune2deploy.budget import Budget
 from prune2deploy.config import Project
 from prune2deploy.errors import InputError
 from prune2deploy.files import refuse_existing, staged_directory
+from prune2deploy.lock import alone
 from prune2deploy.models.checkpoint import PrunedRecord, read_pruned_record
 from prune2deploy.progress import Progress
 from prune2deploy.pruning.fastest import fastest
 from prune2deploy.pruning.methods.registry import DEFAULT_METHOD, method_named
 from prune2deploy.pruning.shelf import Shelf
 from prune2deploy.pruning.workbench import Workbench
+from prune2deploy.runtimes.quiet import patient
 
 
+@alone
+@patient
 def prune(
     project: Project, budget: Budget | None, out: Path, method: str = DEFAULT_METHOD, table: Path | None = None,
     progress: Progress | None = None, max_loss: float | None = None,

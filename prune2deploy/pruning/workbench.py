@@ -40,6 +40,7 @@ from prune2deploy.pruning.statistics.lengths import lengths_of
 from prune2deploy.runtimes.base import Shapes
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.tasks.base import Samples, Task, tensors
+from prune2deploy.tasks.objectives import difference_of, largest_of
 from prune2deploy.tasks.predict import outputs_of, torch_run
 from prune2deploy.tasks.registry import task_of
 from prune2deploy.team import ShareDone, team
@@ -175,7 +176,7 @@ class Workbench:
 
     def save(self, pruned: Pruned, out: Path) -> PrunedRecord:
         """Shrink, check that it is the same, and write the model directory `out`."""
-        shrunk, difference = shrunk_equal(pruned.state, self.evaluation)
+        shrunk, difference = shrunk_equal(pruned.state, self.task, self.evaluation)
         measured = pruned.budget.kind != "flops"
         path = self.table[1] if measured else None
         provenance = Provenance(
@@ -250,17 +251,17 @@ def away_from_target(
     )
 
 
-def shrunk_equal(state: State, samples: Samples) -> tuple["PreTrainedModel", float]:
-    """The shrunk model, and how far its logits are from the masked one's; raises CheckFailedError beyond rounding."""
+def shrunk_equal(state: State, task: Task, samples: Samples) -> tuple["PreTrainedModel", float]:
+    """The shrunk model, and how far its outputs are from the masked one's; raises CheckFailedError beyond rounding."""
     from prune2deploy.models.surgery import shrunk
 
     whole = state.model if state.model.device.type == "cpu" else copy.deepcopy(state.model).cpu()
     slim = shrunk(whole, state.plan)
     some = samples.select(list(range(min(32, len(samples)))))
-    masked, small = outputs_of(torch_run(whole), some), outputs_of(torch_run(slim), some)
-    difference = float(np.abs(masked - small).max())
-    if not difference <= EQUAL * max(1.0, float(np.abs(masked).max())):
-        raise CheckFailedError(f"shrinking changed the model: logits differ by {difference:.2g} from the masked model's")
+    masked, small = (outputs_of(torch_run(model, task), task, some) for model in (whole, slim))
+    difference, largest = difference_of(small, masked), largest_of(masked)
+    if not difference <= EQUAL * max(1.0, largest):
+        raise CheckFailedError(f"shrinking changed the model: outputs differ by {difference:.2g} from the masked model's")
     return slim, difference
 
 

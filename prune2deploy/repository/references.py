@@ -13,6 +13,7 @@ from prune2deploy.runtimes.base import Arrays
 from prune2deploy.tasks.base import Samples, Task
 from prune2deploy.tasks.predict import Run
 
+UNNAMED = "logits"  # what the one output was that older packages have
 REFERENCES = 8  # samples, and rows of a workload point
 
 
@@ -24,10 +25,10 @@ class References:
     """
 
     inputs: Arrays
-    outputs: np.ndarray
+    outputs: Arrays
     raw: dict[str, list[bytes]]
     workload: list[Arrays]
-    workload_outputs: list[np.ndarray]
+    workload_outputs: list[Arrays]
 
     def points(self, workload: list[WorkloadPoint]) -> list[tuple[WorkloadPoint, Arrays]]:
         """The workload with as many rows as each point asks for, repeated where there are fewer."""
@@ -44,13 +45,13 @@ def write_references(
     count = min(REFERENCES, len(samples))
     inputs = samples.batch(list(range(count))).inputs
     arrays = {f"input.{name}": array for name, array in inputs.items()}
-    arrays["output"] = run(inputs)
+    arrays |= {f"output.{name}": array for name, array in run(inputs).items()}
     for name, column in task.raw(count).items():
         arrays |= {f"raw.{name}.{row}": np.frombuffer(value, dtype=np.uint8) for row, value in enumerate(column)}
     for index, (_, rows) in enumerate(workload):
         first = {name: array[:REFERENCES] for name, array in rows.items()}
         arrays |= {f"workload.{index}.{name}": array for name, array in first.items()}
-        arrays[f"workload_output.{index}"] = run(first)
+        arrays |= {f"workload_output.{index}.{name}": array for name, array in run(first).items()}
     write_arrays(version / REFERENCE_FILE, arrays)
 
 
@@ -59,15 +60,19 @@ def read_references(version: Path, points: int) -> References:
     arrays = read_arrays(version / REFERENCE_FILE)
     inputs, raw = _group(arrays, "input."), _group(arrays, "raw.")
     workload = [_group(arrays, f"workload.{index}.") for index in range(points)]
-    outputs = [arrays.get(f"workload_output.{index}") for index in range(points)]
-    needed = {"input": inputs, "raw": raw, "workload": all(workload) and all(each is not None for each in outputs),
-              "output": "output" in arrays}  # fmt: skip
+    outputs, of_workload = _named(arrays, "output"), [_named(arrays, f"workload_output.{index}") for index in range(points)]
+    needed = {"input": inputs, "raw": raw, "workload": all(workload) and all(of_workload), "output": outputs}
     if missing := [name for name, found in needed.items() if not found]:
         raise InputError(f"{version / REFERENCE_FILE}: damaged: it holds no {', '.join(missing)}")
     columns: dict[str, list[bytes]] = {}
     for key, value in sorted(raw.items(), key=lambda item: int(item[0].rsplit(".", 1)[1])):
         columns.setdefault(key.rsplit(".", 1)[0], []).append(value.tobytes())
-    return References(inputs, arrays["output"], columns, workload, [each for each in outputs if each is not None])
+    return References(inputs, outputs, columns, workload, of_workload)
+
+
+def _named(arrays: Arrays, key: str) -> Arrays:
+    """Outputs by name; packages of before have one, and no name for it."""
+    return {UNNAMED: arrays[key]} if key in arrays else _group(arrays, f"{key}.")
 
 
 def _group(arrays: Arrays, prefix: str) -> Arrays:

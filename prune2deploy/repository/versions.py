@@ -11,11 +11,12 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from prune2deploy.errors import InputError
-from prune2deploy.files import made_directory, refuse_blocked
+from prune2deploy.files import made_directory, refuse_blocked, scratch
 from prune2deploy.repository.manifest import ENTRY_NAME, Manifest, read_manifest, read_sealed, seal_problems, write_sealed
 from prune2deploy.repository.triton import CONFIG_FILE, WARMUP_DIRECTORY
 
@@ -75,30 +76,24 @@ def staging(repository: Path, name: str) -> Iterator[Path]:
     target = repository.resolve()
     root = target.parent / f".{target.name}.staging"
     with made_directory(target):
-        root.mkdir(exist_ok=True)
         try:
-            if root.stat().st_dev != target.stat().st_dev:
-                raise InputError(
-                    f"{repository} is the root of a file system, so nothing can appear in it in one step: "
-                    "export into a directory inside it"
-                )
             with _locked(root / f".{name}.lock", f"another process is exporting {name!r} into {repository}; let it end"):
-                folder = root / name
-                shutil.rmtree(folder, ignore_errors=True)  # left behind by a killed process
-                folder.mkdir()
-                try:
-                    yield folder
-                finally:
-                    shutil.rmtree(folder, ignore_errors=True)
+                if root.stat().st_dev != target.stat().st_dev:
+                    raise InputError(
+                        f"{repository} is the root of a file system, so nothing can appear in it in one step: "
+                        "export into a directory inside it"
+                    )
+                with scratch(root / name):
+                    yield root / name
         finally:
-            if not any(root.iterdir()):  # whoever made it
+            with suppress(OSError):  # another export is in it, or has taken it away
                 root.rmdir()
 
 
 @contextmanager
 def _locked(path: Path, message: str) -> Iterator[None]:
     """Hold the lock `path`, which a killed process does not keep; raises InputError with `message` where it is held."""
-    with path.open("w") as stream:
+    with _opened(path) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             held = path.stat().st_ino == os.fstat(stream.fileno()).st_ino  # or its holder has just removed it
@@ -109,7 +104,18 @@ def _locked(path: Path, message: str) -> Iterator[None]:
         try:
             yield
         finally:
-            path.unlink()
+            path.unlink(missing_ok=True)
+
+
+def _opened(path: Path) -> TextIO:
+    """The file `path`, open, in a directory that others make and take away as they come and go."""
+    while True:
+        try:
+            path.parent.mkdir(exist_ok=True)
+        except FileExistsError:
+            raise InputError(f"{path.parent}: a file where exports are to be made; remove it") from None
+        with suppress(FileNotFoundError):
+            return path.open("w")
 
 
 def adopt(entry: Path, staged: Path) -> None:
@@ -136,6 +142,7 @@ def publish(staged: Path, entry: Path, keep: int, grace: float = GRACE) -> None:
 
     All but the newest version and `keep` before it are then taken away, where they were superseded `grace` seconds ago.
     """
+    entry.parent.mkdir(parents=True, exist_ok=True)  # another export that failed may have taken it away
     if not entry.exists():
         staged.rename(entry)
         return

@@ -76,8 +76,8 @@ class Engine(ABC):
     threads = 1  # of the processor, that it keeps busy
 
     @abstractmethod
-    def run(self, inputs: Arrays) -> np.ndarray:
-        """The first output for `inputs`."""
+    def run(self, inputs: Arrays) -> Arrays:
+        """The outputs for `inputs`, by name."""
 
     def timed(self, inputs: Arrays) -> TimedRun:
         """A function that runs `inputs`, kept where the engine wants them, and returns its milliseconds."""

@@ -14,6 +14,7 @@ import numpy as np
 from prune2deploy.errors import UnstableMeasurementError
 from prune2deploy.progress import Progress
 from prune2deploy.runtimes.base import TimedRun, Watch
+from prune2deploy.runtimes.quiet import Patience
 
 BURST = 3
 BLOCK = 10  # rounds; the reference's medians over the last three blocks must agree ...
@@ -41,9 +42,23 @@ def interleaved(
 ) -> dict[str, Timing]:
     """Time `runs` (each returns the milliseconds of one run) against runs[reference].
 
-    Goes on after `rounds` rounds until the reference's latency has settled. Raises UnstableMeasurementError when it
-    does not, or `watch` (nothing where it is None) saw something else disturb the device.
+    Goes on after `rounds` rounds until the reference's latency has settled. What was timed is thrown away when it does not,
+    or when `watch` (nothing where it is None) saw something else disturb the device: it is timed again as long as there is
+    patience (`quiet`), and then UnstableMeasurementError is raised.
     """
+    patience = Patience(progress)
+    while True:
+        try:
+            return _undisturbed(runs, reference, rounds, progress, description, seed, watch)
+        except UnstableMeasurementError as error:
+            patience.wait(error, watch)
+
+
+def _undisturbed(
+    runs: Mapping[str, TimedRun], reference: str, rounds: int, progress: Progress, description: str, seed: int,
+    watch: Watch | None,
+) -> dict[str, Timing]:
+    """As `interleaved`, once; raises UnstableMeasurementError."""
     rng = np.random.default_rng(seed)
     names = list(runs)
     samples: dict[str, list[list[float]]] = {name: [] for name in names}
@@ -58,7 +73,7 @@ def interleaved(
             if len(samples[reference]) <= rounds:  # beyond, it waits for the machine to settle
                 advance()
     if watch and watch.problem:
-        raise UnstableMeasurementError(f"{watch.problem}; run this again when nothing disturbs it")
+        raise UnstableMeasurementError(f"{watch.problem}; run this again when nothing disturbs it (--wait 30 waits)")
     return {name: _timing(np.asarray(samples[name]), np.asarray(samples[reference])) for name in names}
 
 

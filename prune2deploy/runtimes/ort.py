@@ -35,9 +35,12 @@ class OrtEngine(Engine):
     def __init__(self, session: "onnxruntime.InferenceSession", threads: int = 1):
         self.session, self.threads = session, threads
 
-    def run(self, inputs: Arrays) -> np.ndarray:
+    def run(self, inputs: Arrays) -> Arrays:
         """See Engine."""
-        return self.session.run(None, inputs)[0]
+        return self._named(self.session.run(None, inputs))
+
+    def _named(self, outputs: list) -> Arrays:
+        return {entry.name: output for entry, output in zip(self.session.get_outputs(), outputs, strict=True)}
 
 
 class OrtCudaEngine(OrtEngine):
@@ -50,9 +53,9 @@ class OrtCudaEngine(OrtEngine):
         super().__init__(session)
         self.cuda_graphs, self.graphs = cuda_graphs, itertools.count(1)  # 0 is ONNX Runtime's own
 
-    def run(self, inputs: Arrays) -> np.ndarray:
+    def run(self, inputs: Arrays) -> Arrays:
         """See Engine."""
-        return self.session.run(None, inputs, self._run_options(NO_GRAPH))[0]
+        return self._named(self.session.run(None, inputs, self._run_options(NO_GRAPH)))
 
     def watch(self) -> GpuWatch:
         """See Engine."""
@@ -68,9 +71,10 @@ class OrtCudaEngine(OrtEngine):
         binding = self.session.io_binding()
         for name, array in inputs.items():
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, "cuda", 0))
-        output = self.run(inputs)
-        on_device = ort.OrtValue.ortvalue_from_shape_and_type(output.shape, output.dtype, "cuda", 0)
-        binding.bind_ortvalue_output(self.session.get_outputs()[0].name, on_device)
+        outputs, on_device = self.run(inputs), {}
+        for name, output in outputs.items():
+            on_device[name] = ort.OrtValue.ortvalue_from_shape_and_type(output.shape, output.dtype, "cuda", 0)
+            binding.bind_ortvalue_output(name, on_device[name])
 
         def run() -> float:
             start = perf_counter_ns()
@@ -80,8 +84,9 @@ class OrtCudaEngine(OrtEngine):
         if self.cuda_graphs:
             for _ in range(2):  # captures, and then replays
                 run()
-            if not np.allclose(on_device.numpy(), output, rtol=0, atol=REPLAYED * float(np.abs(output).max())):
-                raise CheckFailedError("replaying a CUDA graph gives other answers: set cuda_graphs = false")
+            for name, output in outputs.items():
+                if not np.allclose(on_device[name].numpy(), output, rtol=0, atol=REPLAYED * float(np.abs(output).max())):
+                    raise CheckFailedError("replaying a CUDA graph gives other answers: set cuda_graphs = false")
         return run
 
     def _run_options(self, graph: int) -> "onnxruntime.RunOptions | None":

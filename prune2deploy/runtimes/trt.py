@@ -176,20 +176,20 @@ class TensorRtEngine(Engine):
         self.trt, self.runtime, self.engine = trt, runtime, engine
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-        self.inputs, (self.output, *_) = inputs, [name for name in names if name not in inputs]
+        self.inputs, self.outputs = inputs, [name for name in names if name not in inputs]
 
     def watch(self) -> GpuWatch:
         """See Engine."""
         return GpuWatch()
 
-    def run(self, inputs: Arrays) -> np.ndarray:
+    def run(self, inputs: Arrays) -> Arrays:
         """See Engine."""
         import torch
 
         bound = Bound(self, inputs)
         bound.enqueue()
         torch.cuda.current_stream().synchronize()
-        return bound.output.cpu().numpy()
+        return {name: tensor.cpu().numpy() for name, tensor in bound.outputs.items()}
 
     def timed(self, inputs: Arrays) -> TimedRun:
         """See Engine: CUDA events around the replay of a CUDA graph, or around an enqueue where none can be captured."""
@@ -227,7 +227,7 @@ class TensorRtEngine(Engine):
 
 
 class Bound:
-    """One execution context with `inputs` and room for the output on the device."""
+    """One execution context with `inputs` and room for the outputs on the device."""
 
     def __init__(self, owner: TensorRtEngine, inputs: Arrays):
         import torch
@@ -240,9 +240,11 @@ class Bound:
         for name, tensor in self.buffers.items():
             self.context.set_input_shape(name, shapes[name])
             self.context.set_tensor_address(name, tensor.data_ptr())
-        shape = tuple(self.context.get_tensor_shape(owner.output))
-        self.output = torch.empty(shape, dtype=torch.float32, device="cuda")
-        self.context.set_tensor_address(owner.output, self.output.data_ptr())
+        self.outputs = {}
+        for name in owner.outputs:
+            shape = tuple(self.context.get_tensor_shape(name))
+            self.outputs[name] = torch.empty(shape, dtype=torch.float32, device="cuda")
+            self.context.set_tensor_address(name, self.outputs[name].data_ptr())
 
     def enqueue(self) -> None:
         """Start one run on the current stream."""

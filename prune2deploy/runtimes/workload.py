@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from prune2deploy.config import WorkloadPoint
-from prune2deploy.errors import UnstableMeasurementError
+from prune2deploy.errors import UnstableMeasurementError, WaitedInVainError
 from prune2deploy.progress import Progress
 from prune2deploy.runtimes.base import Arrays, Engine
 from prune2deploy.runtimes.measure import Timing, interleaved
+from prune2deploy.runtimes.quiet import Patience
 
 DENSE = "dense"
 ROUNDS = 40
@@ -36,8 +37,8 @@ def time_workload(
 ) -> dict[str, WorkloadTiming]:
     """Time `engines`, interleaved with engines["dense"].
 
-    What was measured while something disturbed the machine is thrown away, and measured again after a pause. Raises
-    UnstableMeasurementError where that does not end.
+    What was measured while something disturbed the machine is thrown away, and measured again after a pause, and then as
+    long as there is patience (`quiet`). Raises UnstableMeasurementError where that does not end.
 
     Args:
         engines: by name, the dense one among them.
@@ -46,13 +47,19 @@ def time_workload(
         description: what is being measured.
         rounds: visits to each engine; more where the machine has not settled.
     """
-    for pause in PAUSES:
+    pauses, patience = iter(PAUSES), Patience(progress)
+    while True:
         try:
             return _time_once(engines, workload, progress, description, rounds)
+        except WaitedInVainError:
+            raise
         except UnstableMeasurementError as error:
+            pause = next(pauses, None)
+            if pause is None:
+                patience.wait(error, engines[DENSE].watch())
+                continue
             progress.note(f"{str(error).split(';')[0]}; measuring again in {pause:g} s")
             time.sleep(pause)
-    return _time_once(engines, workload, progress, description, rounds)
 
 
 def _time_once(

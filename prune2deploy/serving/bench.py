@@ -90,10 +90,10 @@ class BenchResult(Record):
 
 @dataclass(frozen=True)
 class Request:
-    """Inputs of one request and the logits that must come back, whatever the output is called."""
+    """Inputs of one request and what must come back, by name in whatever letters."""
 
     inputs: Arrays
-    wanted: np.ndarray
+    wanted: Arrays
 
 
 @dataclass
@@ -107,15 +107,20 @@ class Tally:
     largest: float = 0.0
     errors: Counter[str] = field(default_factory=Counter)
 
-    def note(self, request: Request, given: np.ndarray | None, tolerance: float) -> None:
-        """Compare an answer with what it must be."""
-        self.samples += len(request.wanted)
-        if given is None or given.shape != request.wanted.shape:
-            self.wrong += 1
-            return
-        difference = float(np.abs(given - request.wanted).max())
-        self.largest = max(self.largest, difference)
-        self.wrong += not difference <= tolerance  # NaN is wrong, too
+    def note(self, request: Request, given: Arrays, tolerance: float) -> None:
+        """Compare an answer, its outputs by name, with what it must be."""
+        self.samples += len(next(iter(request.wanted.values())))
+        answered = {name.lower(): output for name, output in given.items()}
+        for name, wanted in request.wanted.items():
+            output = answered.get(name.lower())
+            if output is None or output.shape != wanted.shape:
+                self.wrong += 1
+                return
+            difference = float(np.abs(output - wanted).max())
+            self.largest = max(self.largest, difference)
+            if not difference <= tolerance:  # NaN is wrong, too
+                self.wrong += 1
+                return
 
 
 def bench(
@@ -194,15 +199,16 @@ def requests_for(entry: Path) -> tuple[Path, list[Request], float]:
     references = read_references(entry / version, len(manifest.workload))
     requests = []
     if raw:
-        for row, wanted in enumerate(references.outputs):
+        for row in range(len(next(iter(references.outputs.values())))):
             inputs = {name: strings([column[row]]) for name, column in references.raw.items()}
-            requests.append(Request(inputs, wanted[None]))
+            requests.append(Request(inputs, {name: wanted[row][None] for name, wanted in references.outputs.items()}))
     else:
         for (_, inputs), outputs in zip(
             references.points(manifest.workload), references.workload_outputs, strict=True
         ):
             rows = len(next(iter(inputs.values())))
-            requests.append(Request(inputs, np.resize(outputs, (rows, *outputs.shape[1:]))))
+            wanted = {name: np.resize(output, (rows, *output.shape[1:])) for name, output in outputs.items()}
+            requests.append(Request(inputs, wanted))
     return entry / version, requests, manifest.tolerance
 
 
@@ -256,8 +262,7 @@ def drive(
                     time.sleep(AFTER_FAILURE)
                     continue
                 tally.spans.append(time.perf_counter() - start - begin)
-                logits = next((each for each in answer.outputs.values() if each.dtype == np.float32), None)
-                tally.note(request, logits, tolerance)
+                tally.note(request, answer.outputs, tolerance)
 
     threads = [threading.Thread(target=work, args=(tally,), daemon=True) for tally in tallies]
     for thread in threads:

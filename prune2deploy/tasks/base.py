@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from prune2deploy.tasks.metrics import Metric
-    from prune2deploy.tasks.objectives import Joint
+    from prune2deploy.tasks.objectives import Joint, Outputs
 
 Arrays = dict[str, np.ndarray]
 RawSample = dict[str, bytes]  # by the name of the served input
@@ -54,6 +54,12 @@ class Batch:
     def tensors(self, device: "torch.device | str" = "cpu") -> "dict[str, torch.Tensor]":
         """The inputs for PyTorch."""
         return tensors(self.inputs, device)
+
+    def counts(self) -> "torch.Tensor | None":
+        """[batch, tokens], which tokens count; None where all do."""
+        import torch
+
+        return None if self.valid is None else torch.from_numpy(self.valid)
 
     def counted(self, hidden: "torch.Tensor") -> "torch.Tensor":
         """[batch, tokens], whether each token of `hidden`, [batch, tokens, ...], counts; where tokens are others, all do."""
@@ -176,54 +182,32 @@ class Task(ABC):
     def axis_limits(self) -> dict[str, int]:
         """The largest size that the model takes of each axis named by `dynamic_axes`."""
 
+    def counted(self, inputs: Arrays) -> np.ndarray | None:
+        """Bool [batch, positions], which positions of a batch count; None where all do."""
+        return None
+
     @abstractmethod
     def metric(self) -> "Metric":
         """The task metric, which has seen nothing yet."""
 
     @abstractmethod
-    def losses(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
-        """Loss of each sample, [n]."""
+    def predictions(self, outputs: "Outputs") -> np.ndarray:
+        """What the model says of each sample, [n, ...]: stands for labels where the data has none."""
+
+    def targets(self, labels: np.ndarray) -> "dict[str, torch.Tensor]":
+        """Labels [n, ...] for the objective, by the name of the output."""
+        import torch
+
+        [output] = self.outputs
+        return {output: torch.from_numpy(labels)}
+
+    def said(self, model: "PreTrainedModel", inputs: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
+        """The outputs of `model` for `inputs`, by name."""
+        returned = model(**inputs)
+        return {name: getattr(returned, name) for name in self.outputs}
 
     @abstractmethod
-    def sampled_labels(self, logits: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
-        """Labels drawn from the model's own predictions, for data without labels."""
-
-    @abstractmethod
-    def fisher_probe(self, logits: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
-        """Random v, shaped like `logits`, with E[v vᵀ] the Fisher information of the predicted distribution.
-
-        The gradient of ⟨v, logits⟩ then has the model's Fisher information as covariance, whatever the labels are.
-        """
-
-    @abstractmethod
-    def distillation_losses(
-        self, logits: "torch.Tensor", reference: "torch.Tensor", temperature: float
-    ) -> "torch.Tensor":
-        """How far each sample's softened prediction is from that of the logits `reference`, [n]; differentiable."""
-
-    def score(self, outputs: np.ndarray, labels: np.ndarray) -> Score:
-        """The task metric of `outputs` [n, ...]."""
-        return self._measured(outputs, labels).score()
-
-    def sample_points(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
-        """Points of each sample, [n], 0 to 100, whose mean is the task metric; None where it is no mean over samples."""
-        return self._measured(outputs, labels).points
-
-    def _measured(self, outputs: np.ndarray, labels: np.ndarray) -> "Metric":
-        metric = self.metric()
-        metric.update({self.outputs[0]: outputs}, labels)
-        return metric
-
-    @abstractmethod
-    def divergence(self, outputs: np.ndarray, reference: np.ndarray) -> float:
-        """How far `outputs` [n, ...] are from the dense model's, in units of the loss; needs no labels."""
-
-    @abstractmethod
-    def predictions(self, outputs: np.ndarray) -> np.ndarray:
-        """What the model says for each of `outputs`: stands for labels where the data has none."""
-
-    @abstractmethod
-    def constant(self, labels: np.ndarray) -> np.ndarray:
+    def constant(self, labels: np.ndarray) -> Arrays:
         """The outputs [n, ...] of the best model that answers everything alike, for samples with `labels` [n]."""
 
     @abstractmethod

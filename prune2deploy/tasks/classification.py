@@ -10,13 +10,12 @@ import numpy as np
 
 from prune2deploy.data.splits import column, columns_of, place_of, read_split
 from prune2deploy.errors import InputError
-from prune2deploy.tasks.base import Samples, Task
+from prune2deploy.tasks.base import Arrays, Samples, Task
 from prune2deploy.tasks.labels import LabelColumn, class_of_label, label_texts
 from prune2deploy.tasks.metrics import Accuracy
-from prune2deploy.tasks.objectives import Categorical, Joint
+from prune2deploy.tasks.objectives import Categorical, Joint, Outputs
 
 if TYPE_CHECKING:
-    import torch
     from datasets import Dataset
     from transformers import PreTrainedModel
 
@@ -115,37 +114,15 @@ class Classification(Task):
         """See Task."""
         return Accuracy(LOGITS)
 
-    def losses(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
-        """See Task."""
-        return self.objective.parts[LOGITS].losses(logits, labels)
-
-    def sampled_labels(self, logits: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
-        """See Task."""
-        return self.objective.parts[LOGITS].sampled_labels(logits, generator)
-
-    def fisher_probe(self, logits: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
-        """See Task."""
-        return self.objective.parts[LOGITS].fisher_probe(logits, generator)
-
-    def distillation_losses(
-        self, logits: "torch.Tensor", reference: "torch.Tensor", temperature: float
-    ) -> "torch.Tensor":
-        """See Task."""
-        return self.objective.parts[LOGITS].distillation_losses(logits, reference, temperature)
-
-    def divergence(self, outputs: np.ndarray, reference: np.ndarray) -> float:
-        """See Task."""
-        return self.objective.parts[LOGITS].divergence(outputs, reference)
-
-    def predictions(self, outputs: np.ndarray) -> np.ndarray:
+    def predictions(self, outputs: Outputs) -> np.ndarray:
         """The likeliest class of each sample."""
-        return outputs.argmax(-1)
+        return outputs[LOGITS].values.argmax(-1)
 
-    def constant(self, labels: np.ndarray) -> np.ndarray:
+    def constant(self, labels: np.ndarray) -> Arrays:
         """See Task: all for the most frequent class."""
         outputs = np.zeros((len(labels), self.config.num_labels))
         outputs[:, np.bincount(labels).argmax()] = 1
-        return outputs
+        return {LOGITS: outputs}
 
     def anew(self) -> "PreTrainedModel":
         """The model, loaded as anybody would load it, in float32."""

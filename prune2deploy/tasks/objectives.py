@@ -5,7 +5,7 @@ To add an objective, write a subclass of `Objective` that fills in its `_` metho
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -18,6 +18,34 @@ if TYPE_CHECKING:
 IGNORED = -100  # the label of what does not count, as in transformers
 NEVER = -1e30  # a logit without any probability: of two that are -∞, the difference would be no number
 SMALLEST = 1e-12  # length of a vector that is divided by
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of a model over many samples, without what does not count.
+
+    `values`: [m, ...], a row a prediction; `counted`: bool [m, positions] where a prediction is a choice among positions.
+    """
+
+    values: np.ndarray
+    counted: np.ndarray | None = None
+
+    def times(self, factor: float) -> "Output":
+        """The same, multiplied by `factor`."""
+        return replace(self, values=factor * self.values)
+
+
+Outputs = dict[str, Output]  # by name
+
+
+def difference_of(outputs: Outputs, wanted: Outputs) -> float:
+    """The largest difference between two models' outputs."""
+    return max(float(np.abs(outputs[name].values - each.values).max()) for name, each in wanted.items())
+
+
+def largest_of(outputs: Outputs) -> float:
+    """The largest number in the outputs, whatever its sign."""
+    return max(float(np.abs(each.values).max()) for each in outputs.values())
 
 
 @dataclass(frozen=True)
@@ -87,6 +115,16 @@ class Objective(ABC):
         """Mean of D(reference ‖ outputs) over all predictions that count: 0 where they are equal."""
         total = self.divergences(outputs, reference, counted).sum()
         return float(total / max(1, self.count(outputs, counted)))
+
+    def by_sample(self, outputs: np.ndarray, counted: np.ndarray | None) -> list[np.ndarray]:
+        """Of each sample in a batch what counts: [...], or, per position, [positions that count, ...]."""
+        if not self.per_position or counted is None:
+            return list(outputs)
+        return [values[mask] for values, mask in zip(outputs, counted, strict=True)]
+
+    def gathered(self, samples: list[np.ndarray]) -> Output:
+        """What `by_sample` left of many samples."""
+        return Output(np.concatenate(samples) if self.per_position else np.stack(samples))
 
     def count(self, outputs: np.ndarray, counted: np.ndarray | None = None) -> int:
         """How many predictions in `outputs` count."""
@@ -189,6 +227,18 @@ class Pointer(Categorical):
     """One of a sample's counted positions, by logits [n, positions]; at least one counts, and labels point at such."""
 
     per_position: bool = field(default=False, init=False)  # one prediction a sample
+
+    def by_sample(self, outputs: np.ndarray, counted: np.ndarray | None) -> list[np.ndarray]:
+        """See Objective: [positions that count]."""
+        return list(outputs) if counted is None else [row[mask] for row, mask in zip(outputs, counted, strict=True)]
+
+    def gathered(self, samples: list[np.ndarray]) -> Output:
+        """See Objective; shorter samples are filled up with positions that do not count."""
+        longest = max(map(len, samples))
+        counted = np.arange(longest) < np.asarray([len(row) for row in samples])[:, None]
+        values = np.zeros(counted.shape, dtype=samples[0].dtype)
+        values[counted] = np.concatenate(samples)
+        return Output(values, counted)
 
     def _rows(self, outputs: "torch.Tensor", counted: "torch.Tensor | None") -> "torch.Tensor":
         return outputs if counted is None else outputs.masked_fill(~counted, NEVER)
@@ -336,11 +386,14 @@ class Joint:
             for name, part in self.parts.items()
         ]).sum(0)  # fmt: skip
 
-    def divergence(
-        self, outputs: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], counted: np.ndarray | None = None
-    ) -> float:
+    def divergence(self, outputs: Outputs, reference: Outputs) -> float:
         """The sum of the outputs' divergences, each the mean over its own predictions."""
-        return sum(part.divergence(outputs[name], reference[name], counted) for name, part in self.parts.items())
+        total = 0.0
+        for name, part in self.parts.items():
+            rows = replace(part, per_position=False) if part.per_position else part  # a row a prediction already
+            got, wanted = outputs[name], reference[name]
+            total += rows.divergence(got.values, wanted.values, wanted.counted)
+        return total
 
 
 def _mask(values: "torch.Tensor", counted: "torch.Tensor | None") -> "torch.Tensor":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from prune2deploy.tasks.base import Task
+    from prune2deploy.tasks.metrics import Metric
 
 WHOLE = 100.0  # points of a sample that is wholly right
 RESAMPLES = 1000
@@ -36,21 +36,22 @@ class Loss:
         return f"{self} (n = {self.n}): on other samples it may well be {other} than {limit:g}; more samples would tell"
 
 
-def loss_between(task: "Task", dense: np.ndarray, pruned: np.ndarray, labels: np.ndarray) -> Loss:
-    """What the outputs `pruned` [n, ...] lose of the task metric against `dense`, both for samples with `labels` [n].
+def loss_between(dense: "Metric", pruned: "Metric") -> Loss:
+    """What `pruned` lost of the task metric against `dense`, both of the same samples in the same order.
 
     The standard error is that of the mean of the samples' differences, and for a metric that is no mean a bootstrap over
     samples.
     """
-    before, after = task.sample_points(dense, labels), task.sample_points(pruned, labels)
+    before, after = dense.points, pruned.points
     if before is not None and after is not None:
         lost = before - after
-        return Loss(float(lost.mean()), error_of_difference(lost), len(labels))
+        return Loss(float(lost.mean()), error_of_difference(lost), len(lost))
+    of_dense, of_pruned = dense.numbers, pruned.numbers
 
     def of(drawn: np.ndarray) -> float:
-        return task.score(dense[drawn], labels[drawn]).value - task.score(pruned[drawn], labels[drawn]).value
+        return dense.value(of_dense[drawn]) - pruned.value(of_pruned[drawn])
 
-    return Loss(of(np.arange(len(labels))), bootstrap_error(of, len(labels)), len(labels))
+    return Loss(of(np.arange(len(of_dense))), bootstrap_error(of, len(of_dense)), len(of_dense))
 
 
 def weight_of_one(n: int) -> float:

@@ -74,7 +74,7 @@ class TextSamples(Samples):
                 array[row, : len(tokens)] = tokens
             inputs[name] = array
         labels = None if self.labels is None else self.labels[indices]
-        return Batch(inputs, labels, inputs["attention_mask"].astype(bool))
+        return Batch(inputs, labels, counted_in(inputs))
 
 
 class TextClassification(Classification):
@@ -206,6 +206,10 @@ class TextClassification(Classification):
                 filled, start = filled + tokens, start + 1
         return inputs
 
+    def counted(self, inputs: Arrays) -> np.ndarray:
+        """See Task."""
+        return counted_in(inputs)
+
     def dynamic_axes(self) -> dict[str, dict[int, str]]:
         """See Task."""
         return {name: {0: "batch", 1: "sequence"} for name in self.input_names}
@@ -275,6 +279,11 @@ class TextClassification(Classification):
             **({"split_special_tokens": True} if self.tokenizer.split_special_tokens else {}),
         }
         write_text(directory / "preprocessing.json", pretty_json(settings) + "\n")
+
+
+def counted_in(inputs: Arrays) -> np.ndarray:
+    """Bool [batch, tokens], which tokens are no padding."""
+    return inputs["attention_mask"].astype(bool)
 
 
 def padded_lengths(limit: int, wanted: Sequence[int]) -> list[int]:

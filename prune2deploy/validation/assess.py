@@ -22,8 +22,9 @@ from prune2deploy.runtimes.base import Arrays, Engine, Runtime
 from prune2deploy.runtimes.ort import OnnxRuntime
 from prune2deploy.runtimes.workload import DENSE, WorkloadTiming, time_workload
 from prune2deploy.tasks.base import Samples, Score, Task
-from prune2deploy.tasks.paired import Loss
-from prune2deploy.tasks.predict import loss_of, outputs_of, score_outputs, torch_run
+from prune2deploy.tasks.objectives import Outputs, difference_of, largest_of
+from prune2deploy.tasks.paired import Loss, loss_between
+from prune2deploy.tasks.predict import labels_of, metric_of, outputs_of, score_of, torch_run
 from prune2deploy.validation.record import (
     Check,
     EngineLatency,
@@ -75,12 +76,13 @@ def assess(subject: Subject, runtime: Runtime, seconds: dict[str, float], progre
     engines = engines_of(subject, runtime)
     numerics, numeric_checks = compare_outputs(subject, engines[PRUNED], evaluation)
     with progress.track("scoring both engines", 2) as advance:
-        outputs = {}
+        labels = labels_of(engines[DENSE].run, subject.task, evaluation)
+        metrics = {}
         for name, engine in engines.items():
-            outputs[name] = outputs_of(engine.run, evaluation)
+            metrics[name] = metric_of(engine.run, subject.task, evaluation, labels)
             advance()
-    scores = {name: score_outputs(out, subject.task, evaluation, outputs[DENSE]) for name, out in outputs.items()}
-    lost = loss_of(outputs[PRUNED], subject.task, evaluation, outputs[DENSE])
+    scores = {name: score_of(metric, evaluation) for name, metric in metrics.items()}
+    lost = loss_between(metrics[DENSE], metrics[PRUNED])
     workload = workload_of(subject.project, subject.task, evaluation)
     # a session that has run other shapes stays up to 3 % slower: what is timed, here as in `prune`, has run nothing yet
     engines = engines_of(subject, runtime)
@@ -149,31 +151,33 @@ def workload_of(project: Project, task: Task, samples: Samples) -> list[tuple[Wo
 def compare_outputs(subject: Subject, engine: Engine, evaluation: Samples) -> tuple[Numerics, list[Check]]:
     """The exported graph and its engine against PyTorch, in batches and one by one, and pruned against dense."""
     some = evaluation.select(list(range(min(SAMPLES, len(evaluation)))))
-    wanted = outputs_of(torch_run(subject.pruned), some)
-    dense = outputs_of(torch_run(subject.dense), some)
-    largest = float(np.abs(wanted).max())
+    task = subject.task
+    wanted, dense = (outputs_of(torch_run(model, task), task, some) for model in (subject.pruned, subject.dense))
+    largest = largest_of(wanted)
     checks, target = [], subject.project.target
     if target.device == "gpu":  # elsewhere the engine is the graph as it is
         plain = OnnxRuntime(Target()).load(subject.pruned_onnx)
-        checks.append(equality_check("ONNX equals PyTorch", outputs_of(plain.run, some), wanted, TOLERANCES["fp32"]))
+        checks.append(equality_check("ONNX equals PyTorch", outputs_of(plain.run, task, some), wanted, TOLERANCES["fp32"]))
     name = "ONNX equals PyTorch" if target.device == "cpu" else f"the {target.precision} engine equals PyTorch"
-    batched, alone = outputs_of(engine.run, some), outputs_of(engine.run, some, batch_size=1)
+    batched, alone = outputs_of(engine.run, task, some), outputs_of(engine.run, task, some, batch_size=1)
     tolerance = TOLERANCES[target.precision]
     checks.append(equality_check(name, batched, wanted, tolerance))
     check = equality_check("any batch, any length", alone, wanted, tolerance)
     checks.append(check.model_copy(update={"detail": f"{check.detail}, each sample alone at its own length"}))
-    agreement = float((subject.task.predictions(wanted) == subject.task.predictions(dense)).mean())
+    agreement = float((task.predictions(wanted) == task.predictions(dense)).mean())
+    apart = np.concatenate([np.abs(wanted[name].values - each.values).ravel() for name, each in dense.items()])
     return Numerics(
-        samples=len(some), onnx_max_error=float(max(np.abs(batched - wanted).max(), np.abs(alone - wanted).max())),
+        samples=len(some), onnx_max_error=max(difference_of(batched, wanted), difference_of(alone, wanted)),
         tolerance=tolerance * max(1.0, largest), largest_logit=largest,
-        dense_mean_difference=float(np.abs(wanted - dense).mean()), same_prediction=agreement,
+        dense_mean_difference=float(apart.mean()), same_prediction=agreement,
     ), checks  # fmt: skip
 
 
-def equality_check(name: str, outputs: np.ndarray, wanted: np.ndarray, tolerance: float) -> Check:
+def equality_check(name: str, outputs: Outputs, wanted: Outputs, tolerance: float) -> Check:
     """Whether `outputs` are `wanted`, up to the share `tolerance` of the largest of them."""
-    error, allowed = float(np.abs(outputs - wanted).max()), tolerance * max(1.0, float(np.abs(wanted).max()))
-    detail = f"logits differ by at most {error:.2g} over {len(wanted)} samples (tolerance {allowed:.2g})"
+    error, allowed = difference_of(outputs, wanted), tolerance * max(1.0, largest_of(wanted))
+    count = max(len(each.values) for each in wanted.values())
+    detail = f"{' and '.join(wanted)} differ by at most {error:.2g} over {count} samples (tolerance {allowed:.2g})"
     return Check(name=name, passed=error <= allowed, detail=detail)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from prune2deploy.errors import InputError
-from prune2deploy.tasks.base import Samples, Score, Task
+from prune2deploy.tasks.base import Arrays, Samples, Score, Task
 from prune2deploy.tasks.predict import Run, outputs_of
 
 SCORED = 256  # samples at most: the standard error of an accuracy is then 3 points or less
@@ -20,10 +20,11 @@ def dense_score(task: Task, run: Run, samples: Samples, force: bool) -> Score:
     """
     some = drawn(samples)
     assert some.labels is not None
-    outputs = outputs_of(run, some)
-    score = task.score(outputs, some.labels)
-    constant = task.score(task.constant(some.labels), some.labels)
-    own = task.score(outputs, task.predictions(outputs))
+    outputs = outputs_of(run, task, some)
+    said = {name: output.values for name, output in outputs.items()}
+    score = _score(task, said, some.labels)
+    constant = _score(task, task.constant(some.labels), some.labels)
+    own = _score(task, said, task.predictions(outputs))
     if not force and score.value < max(constant.value, own.value / 2):
         raise InputError(
             f"labels and model do not fit together: the dense model reaches {score} on {task.data.path!r}, one answer to "
@@ -31,6 +32,12 @@ def dense_score(task: Task, run: Run, samples: Samples, force: bool) -> Score:
             "of labels, another model? --force goes on"
         )
     return score
+
+
+def _score(task: Task, outputs: Arrays, labels: np.ndarray) -> Score:
+    metric = task.metric()
+    metric.update(outputs, labels)
+    return metric.score()
 
 
 def drawn(samples: Samples) -> Samples:

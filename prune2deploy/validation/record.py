@@ -81,7 +81,7 @@ class Report(Record):
     budget: Budget
     limit_ms: float | None = Field(None, description="the budget in milliseconds; None for a FLOPs budget")
     checks: list[Check]
-    warnings: list[str] = Field(default_factory=list, description="what was kept, but not by much more than is known")
+    warnings: list[str] = Field(default_factory=list, description="checks that were decided by less than a standard error")
     signature: Signature
     widths: dict[str, int] = Field(description="kept units of every block, in forward order")
     parameters_dense: int

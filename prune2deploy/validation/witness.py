@@ -47,7 +47,7 @@ class Testimony:
 def reading(task: Task, run: Run, samples: Samples, outside: Answer) -> Testimony:
     """Whether the first of `samples`, the evaluation split as we read it, give `run` what their raw form gives `outside`."""
     usual = usual_samples(task)
-    outputs = outputs_of(run, samples.select(list(range(len(usual)))))
+    outputs = outputs_of(run, task, samples.select(list(range(len(usual)))))[task.outputs[0]].values
     apart = float(np.ptp(outputs, axis=0).max())
     if len({tuple(sample.values()) for sample in usual.values()}) > 1 and apart <= ROUNDING * float(np.abs(outputs).max()):
         return Testimony(len(usual), 0, 0.0, "the model answers all samples alike: are these its weights?")
@@ -75,9 +75,9 @@ def preprocessor_of(task: Task, workload: Sequence[WorkloadPoint], directory: Pa
     return importlib.import_module(f"prune2deploy.serving.served.{task.served}").Preprocessor(directory)
 
 
-def chain_of(preprocessor: Preprocessor, run: Run) -> Answer:
-    """Raw samples through the served preprocessing, and then through `run`."""
-    return lambda sample: run(preprocessor({name: [data] for name, data in sample.items()}))[0]
+def chain_of(preprocessor: Preprocessor, run: Run, output: str) -> Answer:
+    """Raw samples through the served preprocessing, and then through `run`: what `output` has of each."""
+    return lambda sample: run(preprocessor({name: [data] for name, data in sample.items()}))[output][0]
 
 
 def _answers(answer: Answer, samples: dict[str, RawSample]) -> Answers:

@@ -278,7 +278,12 @@ def test_package_that_does_not_answer_as_the_pipeline_is_not_exported(work_prune
 
 def test_dense_model_that_is_read_otherwise_is_told_at_export(work_pruned, clock, monkeypatch):
     real = witnessed.torch_run
-    monkeypatch.setattr(witnessed, "torch_run", lambda model: lambda inputs: real(model)(inputs)[:, ::-1])
+
+    def reversed_run(model, task):
+        run = real(model, task)
+        return lambda inputs: {name: output[:, ::-1] for name, output in run(inputs).items()}
+
+    monkeypatch.setattr(witnessed, "torch_run", reversed_run)
     refused(cli("export"), "dense model as transformers' pipeline has it: validation.jsonl, line 1", code=1)
 
 

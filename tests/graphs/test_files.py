@@ -79,7 +79,7 @@ def test_an_invalid_graph_leaves_what_was_there(tmp_path):
 
 
 def test_a_large_graph_is_exported_cast_and_given_other_weights(beside, case, tmp_path):
-    from prune2deploy.graphs.onnx_model import example_inputs, export_onnx, logits_of
+    from prune2deploy.graphs.onnx_model import example_inputs, export_onnx, exported_form
     from prune2deploy.models.surgery import shrunk
 
     export_onnx(case.model, case.task, tmp_path / "dense.onnx")
@@ -88,7 +88,7 @@ def test_a_large_graph_is_exported_cast_and_given_other_weights(beside, case, tm
     assert data_of(tmp_path / "half.onnx").exists()
     assert bytes_of(tmp_path / "half.onnx") < 0.7 * bytes_of(tmp_path / "dense.onnx")
     slim = shrunk(case.model, tiny.plan_keeping(case.model, tiny.PLANS["ragged"]))
-    template = Template(tmp_path / "dense.onnx", logits_of(case.model), example_inputs(case.task))
-    if template.write(logits_of(slim), tmp_path / "slim.onnx"):
+    template = Template(tmp_path / "dense.onnx", exported_form(case.model, case.task), example_inputs(case.task))
+    if template.write(exported_form(slim, case.task), tmp_path / "slim.onnx"):
         assert bytes_of(tmp_path / "slim.onnx") < bytes_of(tmp_path / "dense.onnx")
         assert sorted(path.name for path in tmp_path.glob("slim*")) == ["slim.onnx", "slim.onnx.data"]

@@ -5,12 +5,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import structures
 import torch
 from steady import upgraded
-from tiny import PLANS, loaded_task, plan_keeping, ragged
+from tiny import PLANS, loaded_task, plan_keeping, ragged, text_rows, write_jsonl
 
 from prune2deploy.graphs import onnx_model
-from prune2deploy.graphs.onnx_model import export_onnx, logits_of
+from prune2deploy.graphs.onnx_model import example_inputs, export_onnx, exported_form
 from prune2deploy.graphs.reweigh import Template
 from prune2deploy.models.surgery import shrink_
 
@@ -139,6 +140,10 @@ def test_dense_graph_is_exported_again_after_an_upgrade(package, case, tmp_path,
     assert sorted(tmp_path.iterdir()) == sorted([other, second]), "nothing stale is left, nothing of another model gone"
 
 
+def template_of(case, file):
+    return Template(file, exported_form(case.model, case.task), example_inputs(case.task))
+
+
 WIDTHS = {
     "ragged": ragged,
     "thin": lambda block: 1,
@@ -150,7 +155,7 @@ WIDTHS = {
 def test_template_writes_the_graph_at_other_widths(case, dense_onnx, kept, tmp_path):
     before = dense_onnx.read_bytes()
     model = shrunk(case, kept)
-    written = Template(dense_onnx, logits_of(case.model)).write(logits_of(model), tmp_path / "model.onnx")
+    written = template_of(case, dense_onnx).write(exported_form(model, case.task), tmp_path / "model.onnx")
     # the exporter bakes the head count into graphs of a fixed sequence length; then a new export is needed
     assert written or (case.family == "vit" and kept is not WIDTHS["only filters dropped"])
     assert (tmp_path / "model.onnx").exists() == written
@@ -162,6 +167,26 @@ def test_template_writes_the_graph_at_other_widths(case, dense_onnx, kept, tmp_p
 
 @pytest.mark.parametrize("kept", ["attention vanished", "ffn vanished", "all vanished"])
 def test_template_knows_that_it_cannot_remove_a_block(case, dense_onnx, kept, tmp_path):
-    template = Template(dense_onnx, logits_of(case.model))
-    assert template.write(logits_of(shrunk(case, PLANS[kept])), tmp_path / "model.onnx") is False
+    slim = exported_form(shrunk(case, PLANS[kept]), case.task)
+    assert template_of(case, dense_onnx).write(slim, tmp_path / "model.onnx") is False
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("family", ["llama", "albert"])
+def test_template_knows_a_graph_with_a_width_baked_into_it(family, make_project, tmp_path, monkeypatch):
+    """Of grouped queries, and of heads that several layers share: such a graph is valid, and wrong."""
+    (tmp_path / "data").mkdir()
+    for split in ("train", "validation"):
+        write_jsonl(tmp_path / "data" / f"{split}.jsonl", text_rows(8, seed=0))
+    model, task = loaded_task(
+        make_project(structures.save(family, tmp_path / "model"), tmp_path / "data", "text-classification", tmp_path)
+    )
+    export_onnx(model, task, tmp_path / "dense.onnx")
+    narrow = copy.deepcopy(model)
+    shrink_(narrow, plan_keeping(model, lambda block: 1))
+    template = Template(tmp_path / "dense.onnx", exported_form(model, task), example_inputs(task))
+    before = sorted(tmp_path.iterdir())
+    assert template.write(exported_form(narrow, task), tmp_path / "slim.onnx") is False
+    assert sorted(tmp_path.iterdir()) == before
+    monkeypatch.setattr(Template, "_computes", lambda *args: True)
+    assert template.write(exported_form(narrow, task), tmp_path / "slim.onnx"), "nothing but its outputs tells"

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from transformers import BertConfig
 
+from prune2deploy.errors import ContradictionError
 from prune2deploy.models.family import families
 from prune2deploy.models.table import Curve
 from prune2deploy.profiling.additivity import (
@@ -40,6 +41,15 @@ def test_fit_minimises_the_relative_error():
     measured = (3.0 + 1.2 * sums) * np.random.default_rng(0).lognormal(0, 0.1, len(plans))
     scale, fixed = np.polyfit(sums, measured, 1, w=1 / measured)
     assert fit_fixed(plans, list(measured), CURVES) == pytest.approx((fixed, scale))
+
+
+@pytest.mark.parametrize(("fixed", "scale"), [(0.0, 1.0), (-0.5, 1.2), (90.0, -0.5), (9.0, 0.0)])
+def test_models_that_their_blocks_do_not_explain(fixed, scale):
+    plans = random_plans(BLOCKS, GRIDS, 8, seed=1)[:1] + random_plans(BLOCKS, GRIDS, 8, seed=1)[2:]
+    measured = [fixed + scale * block_sum(widths, CURVES) for widths in plans]
+    with pytest.raises(ContradictionError, match=r"cannot be pruned takes .* ms, and blocks .* run this again") as caught:
+        fit_fixed(plans, measured, CURVES)
+    assert caught.value.exit_code == 1
 
 
 def test_scaled_curve_keeps_its_widths():

@@ -71,9 +71,9 @@ def test_what_was_pruned_there_is_shrunk_and_checked_here(case):
     wanted, _ = pruned_by_ours(case, case.model)
     with elsewhere.Device():
         there = State(wanted.plan, elsewhere.moved(copy.deepcopy(wanted.model)))
-        shrunk, difference = shrunk_equal(there, case.samples)
+        shrunk, difference = shrunk_equal(there, case.task, case.samples)
     assert shrunk.device.type == "cpu"
-    assert difference == shrunk_equal(wanted, case.samples)[1]
+    assert difference == shrunk_equal(wanted, case.task, case.samples)[1]
 
 
 def test_a_step_is_undone_there(case):

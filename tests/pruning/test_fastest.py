@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from said import logits_of
 from steady import answer, cli, files_in, interrupted, refused
 
 from prune2deploy import closed_loop
@@ -12,7 +13,6 @@ from prune2deploy.pruning.fastest import PRECISE, UnseenLoss, fastest
 from prune2deploy.pruning.shelf import Shelf
 from prune2deploy.pruning.workbench import Workbench
 from prune2deploy.tasks.paired import Loss
-from prune2deploy.tasks.predict import outputs_of, torch_run
 
 pytest_plugins = ("made",)
 
@@ -89,7 +89,7 @@ def test_loss_is_that_of_the_task_metric_on_samples_never_seen(work, clock):
     directory = Shelf(workbench).at(Budget(kind="speedup", value=1.5))
     labels, lost = loss_of.samples.labels, loss_of(directory)
     right = [
-        (outputs_of(torch_run(model), loss_of.samples).argmax(-1) == labels).mean()
+        (logits_of(model, workbench.task, loss_of.samples).argmax(-1) == labels).mean()
         for model in (workbench.model, load(directory))
     ]
     assert lost.points == pytest.approx(100 * (right[0] - right[1]))

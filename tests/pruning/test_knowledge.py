@@ -25,7 +25,7 @@ def found_by_knowledge(case, model, blocks):
     for indices in batches_of(case):
         batch = case.samples.batch(indices)
         with torch.no_grad():
-            watched.append(Watched(batch, case.model(**batch.tensors()).logits))
+            watched.append(Watched(batch, case.task.said(case.model, batch.tensors())))
             call = first_call(model, batch.tensors())
             for layer in layers_of(model)[: blocks[0].layer]:
                 call.hidden = call.run(layer, call.hidden)

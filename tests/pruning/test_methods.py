@@ -5,6 +5,7 @@ import copy
 import pytest
 import synthetic
 import torch
+from said import logits_of
 
 import prune2deploy.pruning.methods.ziplm as ziplm
 from prune2deploy.errors import UnreachableBudgetError
@@ -14,7 +15,6 @@ from prune2deploy.models.surgery import shrink_
 from prune2deploy.pruning.methods.method import State
 from prune2deploy.pruning.methods.registry import METHODS
 from prune2deploy.pruning.search.costs import LatencyCosts
-from prune2deploy.tasks.predict import outputs_of, torch_run
 
 
 @pytest.fixture(autouse=True)
@@ -68,9 +68,9 @@ def test_steps_keep_the_widths_and_leave_a_model_that_shrinks(case, method, shar
             weight = output_projection(state.model, block).weight.reshape(-1, block.units, block.unit_size)
             alive = weight.abs().sum((0, 2)).nonzero().flatten().tolist()
             assert alive == state.plan.units(block)
-        said = outputs_of(torch_run(state.model), case.samples)
+        said = logits_of(state.model, case.task, case.samples)
         shrink_(state.model, state.plan)
-        torch.testing.assert_close(outputs_of(torch_run(state.model), case.samples), said, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(logits_of(state.model, case.task, case.samples), said, rtol=1e-4, atol=1e-4)
     assert all(torch.equal(weight, before[name]) for name, weight in case.model.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in case.model.modules())
 

@@ -124,3 +124,17 @@ def test_a_model_without_finite_outputs_is_refused(case):
     calibration.model = broken
     with pytest.raises(InputError, match="not finite"):
         moments_of(calibration)
+
+
+def test_what_comes_into_a_block_is_too_large_to_square(case, tmp_path):
+    calibration = synthetic.calibration(case, cache=tmp_path)
+    block = next(block for block in calibration.blocks if block.kind == "ffn")
+    calibration.model = copy.deepcopy(case.model)
+    linears = [module for module in layers_of(calibration.model)[0].modules() if isinstance(module, torch.nn.Linear)]
+    first = next(linear for linear in linears if linear.out_features == block.units)
+    with torch.no_grad():
+        first.weight.mul_(1e20)
+        output_projection(calibration.model, block).weight.mul_(1e-20)
+    with pytest.raises(InputError, match=rf"what comes into {block} of the dense model, .*, is too large on some samples"):
+        moments_of(calibration)
+    assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ import pytest
 import synthetic
 import tiny
 import torch
+from said import divergence, logits_of
 
 import prune2deploy.pruning.methods.ziplm as ziplm
 import prune2deploy.pruning.search.profile_search as profile_search
@@ -19,7 +20,6 @@ from prune2deploy.pruning.search.costs import LatencyCosts
 from prune2deploy.pruning.search.knapsack import choose_widths
 from prune2deploy.pruning.search.profile_search import CalibrationLoss
 from prune2deploy.pruning.statistics.removal import DAMPING
-from prune2deploy.tasks.predict import outputs_of, torch_run
 
 TRIALS = 14
 
@@ -43,15 +43,15 @@ def loss_by(method):
 
 def test_the_loss_is_that_of_the_model_that_is_stitched_together(case, method):
     loss_of = loss_by(method)
-    dense = outputs_of(torch_run(case.model), case.samples)
+    dense = logits_of(case.model, case.task, case.samples)
     for name in ("ragged", "layer vanished", "ragged"):
         plan = tiny.plan_keeping(case.model, tiny.PLANS[name])
         stitched = copy.deepcopy(case.model)
         for block in blocks_of(case.model):
             if plan.width(block) < block.units:
                 method.profiles.stitch(stitched, block, plan.units(block))
-        outputs = outputs_of(torch_run(stitched), case.samples)
-        assert loss_of(plan) == pytest.approx(case.task.divergence(outputs, dense), rel=1e-3)
+        outputs = logits_of(stitched, case.task, case.samples)
+        assert loss_of(plan) == pytest.approx(divergence(case.task, outputs, dense), rel=1e-3)
     assert len(loss_of.known) == 2
 
 

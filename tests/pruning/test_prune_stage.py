@@ -5,6 +5,7 @@ import pytest
 import synthetic
 import tiny
 import torch
+from said import logits_of
 
 from prune2deploy.budget import Budget
 from prune2deploy.errors import CheckFailedError, InputError
@@ -17,13 +18,18 @@ from prune2deploy.pruning.methods.method import Method, State
 from prune2deploy.pruning.methods.registry import METHODS
 from prune2deploy.pruning.stage import prune
 from prune2deploy.pruning.workbench import calibration_samples, shrunk_equal
-from prune2deploy.tasks.predict import outputs_of, torch_run
+from prune2deploy.tasks.predict import metric_of, score_of, torch_run
 
 HALF = Budget(kind="flops", value=0.5)
 
 
 def files_of(directory):
     return {path.name for path in directory.iterdir()}
+
+
+def score(case, model):
+    """On the evaluation split."""
+    return score_of(metric_of(torch_run(model, case.task), case.task, case.samples, case.samples.labels), case.samples).value
 
 
 def widths_of(model, blocks):
@@ -69,10 +75,8 @@ def test_pruned_to_a_share_of_the_flops(case, tmp_path, method):
     for result in steps:
         assert result.kept == (result.divergence <= best)
         best = min(best, result.divergence)
-    outputs = outputs_of(torch_run(model), case.samples)
-    score = case.task.score(outputs, case.samples.labels).value
-    assert score == pytest.approx([result for result in provenance.stages if result.kept][-1].score)
-    assert case.task.score(outputs_of(torch_run(case.model), case.samples), case.samples.labels).value == dense.score
+    assert score(case, model) == pytest.approx([result for result in provenance.stages if result.kept][-1].score)
+    assert score(case, case.model) == dense.score
     assert {result.n for result in provenance.stages} == {len(case.samples)}
 
     assert (provenance.method, provenance.budget, provenance.labels) == (
@@ -166,7 +170,7 @@ def test_a_harmful_step_is_told_of_and_not_used(case, tmp_path, monkeypatch):
     for model, scale in ((TOLD.pop().seen[0], 1.0), (load(tmp_path / "out"), look.logit_scale)):
         scale_logits_(masked, scale)
         np.testing.assert_allclose(
-            outputs_of(torch_run(model), case.samples), outputs_of(torch_run(masked), case.samples), rtol=1e-4, atol=1e-4
+            logits_of(model, case.task, case.samples), logits_of(masked, case.task, case.samples), rtol=1e-4, atol=1e-4
         )
 
 
@@ -174,11 +178,11 @@ def test_shrinking_that_changes_the_model_is_not_passed_on(case):
     plan = tiny.plan_keeping(case.model, tiny.ragged)
     masked = copy.deepcopy(case.model)
     mask_(masked, plan)
-    small, difference = shrunk_equal(State(plan, masked), case.samples)
+    small, difference = shrunk_equal(State(plan, masked), case.task, case.samples)
     assert difference < 1e-4
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in masked.parameters())
     with pytest.raises(CheckFailedError, match="shrinking changed the model"):
-        shrunk_equal(State(plan, case.model), case.samples)  # nothing is masked there
+        shrunk_equal(State(plan, case.model), case.task, case.samples)  # nothing is masked there
 
 
 # what a user can mend

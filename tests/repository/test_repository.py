@@ -1,6 +1,7 @@
 import os
 import shutil
 import time
+from pathlib import Path
 
 import packages
 import pytest
@@ -86,6 +87,76 @@ def test_two_exports_of_one_name_do_not_mix(repository):
             pass
         assert packages.release(repository, "other", 1) == 1
     assert packages.release(repository, "sums", 1) == 1
+
+
+# folders for staging that come and go
+
+
+def root_of(repository):
+    return repository.resolve().parent / f".{repository.name}.staging"
+
+
+@pytest.mark.parametrize("lost", ["folder", "root"])
+def test_folder_that_is_removed_under_an_export(lost, repository):
+    def fail():
+        with staging(repository, "sums") as stage:
+            shutil.rmtree(stage if lost == "folder" else stage.parent)
+            (stage / "sums").mkdir()
+
+    with pytest.raises(InputError, match="sums was removed while something was being made in it; run this again"):
+        fail()
+    assert list(repository.parent.iterdir()) == []
+    assert packages.release(repository, "sums", 1) == 1
+
+
+def test_folder_that_is_removed_when_all_was_moved_out_of_it(repository):
+    with staging(repository, "sums") as stage:
+        packages.write_staged(stage / "sums", 1, 0)
+        publish(stage / "sums", repository / "sums", keep=2)
+        shutil.rmtree(stage.parent)
+    assert list(repository.parent.iterdir()) == [repository]
+
+
+def test_root_that_another_export_takes_away_when_it_ends(repository, monkeypatch):
+    """Between its being made and its being used."""
+    real, left = Path.open, [1]
+
+    def opened(self, *args, **kwargs):
+        if self.name == ".sums.lock" and left:
+            left.pop()
+            root_of(repository).rmdir()
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", opened)
+    assert packages.release(repository, "sums", 1) == 1
+    assert not left
+
+
+def test_repository_that_another_export_takes_away_when_it_fails(repository):
+    repository.mkdir()
+    with staging(repository, "sums") as stage:
+        packages.write_staged(stage / "sums", 1, 0)
+        repository.rmdir()
+        publish(stage / "sums", repository / "sums", keep=2)
+    assert versions_of(repository / "sums") == [1]
+
+
+@pytest.mark.parametrize("where", ["folder", "root"])
+def test_something_else_where_the_folder_should_be(where, repository):
+    root = root_of(repository)
+    path = root if where == "root" else root / "sums"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("")
+    with pytest.raises(InputError, match=rf"{path.name}: .*; remove it"), staging(repository, "sums"):
+        pass
+    assert path.is_file()
+
+
+def test_what_a_killed_export_left_is_taken_away(repository):
+    (root_of(repository) / "sums" / "sums" / "1").mkdir(parents=True)
+    (root_of(repository) / ".sums.lock").touch()
+    assert packages.release(repository, "sums", 1) == 1
+    assert list(repository.parent.iterdir()) == [repository]
 
 
 def test_directory_of_somebody_else_is_left_alone(repository):

@@ -10,7 +10,7 @@ from prune2deploy.config import Target
 from prune2deploy.errors import CheckFailedError, InputError, MissingPackageError
 from prune2deploy.runtimes import ort
 from prune2deploy.runtimes.base import DeviceInfo
-from prune2deploy.runtimes.ort import OnnxRuntime, OrtCudaEngine
+from prune2deploy.runtimes.ort import OnnxRuntime, OrtCudaEngine, OrtEngine
 from prune2deploy.runtimes.processors import usable_cores
 from prune2deploy.runtimes.registry import runtime_for
 
@@ -31,8 +31,29 @@ def doubling(tmp_path):
 def test_engine_runs_the_graph(doubling):
     engine = runtime_for(Target(threads=1)).build(doubling)
     inputs = {"x": np.array([[1.0, 2.0], [3.0, -4.0]], dtype=np.float32)}
-    assert np.array_equal(engine.run(inputs), 2 * inputs["x"])
+    outputs = engine.run(inputs)
+    assert list(outputs) == ["y"]
+    assert np.array_equal(outputs["y"], 2 * inputs["x"])
     assert engine.timed(inputs)() > 0
+
+
+@pytest.fixture
+def two_outputs(tmp_path):
+    """A graph that doubles its input, and negates it."""
+    names = ("x", "twice", "minus")
+    value, *results = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 2]) for name in names)
+    nodes = [onnx.helper.make_node("Neg", ["x"], ["minus"]), onnx.helper.make_node("Add", ["x", "x"], ["twice"])]
+    graph = onnx.helper.make_graph(nodes, "both", [value], results)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, tmp_path / "both.onnx")
+    return tmp_path / "both.onnx"
+
+
+@pytest.mark.parametrize("engine_class", [OrtEngine, OrtCudaEngine])
+def test_outputs_come_by_name(two_outputs, engine_class):
+    engine = engine_class(OnnxRuntime(Target()).load(two_outputs).session)
+    x = np.array([[1.0, 2.0]], dtype=np.float32)
+    np.testing.assert_equal(engine.run({"x": x}), {"twice": 2 * x, "minus": -x})
 
 
 def test_engine_uses_the_threads_that_it_says(doubling):
@@ -104,7 +125,7 @@ class Recording:
         self.bound.append(graph_of(options))
         self.session.run_with_iobinding(binding, options)
         if self.wrong is not None and len(self.bound) > 1:
-            binding.get_outputs()[0].update_inplace(self.wrong)
+            binding.get_outputs()[-1].update_inplace(self.wrong)
 
     def __getattr__(self, name):
         return getattr(self.session, name)
@@ -139,6 +160,17 @@ def test_a_replay_that_answers_otherwise_is_not_timed(doubling, on_the_cpu):
     session = Recording(OnnxRuntime(Target()).load(doubling).session, wrong=np.zeros((1, 2), dtype=np.float32))
     with pytest.raises(CheckFailedError, match="replaying a CUDA graph gives other answers"):
         OrtCudaEngine(session, cuda_graphs=True).timed({"x": np.ones((1, 2), dtype=np.float32)})
+
+
+def test_nor_is_one_where_the_last_of_several_outputs_is_another(two_outputs, on_the_cpu):
+    x = np.ones((1, 2), dtype=np.float32)
+    for wrong, refused in ((-x, False), (x, True)):
+        engine = OrtCudaEngine(Recording(OnnxRuntime(Target()).load(two_outputs).session, wrong), cuda_graphs=True)
+        if not refused:
+            assert engine.timed({"x": x})() > 0
+            continue
+        with pytest.raises(CheckFailedError, match="gives other answers"):
+            engine.timed({"x": x})
 
 
 def test_without_cuda_graphs_nothing_is_captured(doubling, on_the_cpu):

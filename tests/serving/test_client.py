@@ -55,22 +55,35 @@ def test_poisson_arrivals_have_their_rate_and_repeat():
 
 
 def test_answers_are_counted_as_what_they_are():
-    request = Request({}, np.array([[1.0, 2.0]], np.float32))
+    request = Request({}, {"logits": np.array([[1.0, 2.0]], np.float32)})
     tally = Tally()
     for given in ([[1.0, 2.0]], [[1.0, 2.005]], [[1.0, 2.5]], [[np.nan, 2.0]], [[1.0]], None):
         tally.spans.append(0.01)
-        tally.note(request, None if given is None else np.array(given, np.float32), 0.01)
+        tally.note(request, {} if given is None else {"LOGITS": np.array(given, np.float32)}, 0.01)
     found = summed([tally], wall=0.5)
     assert (found["requests"], found["samples"], found["wrong"]) == (6, 6, 4)
     assert found["samples_per_second"] == 12
     assert (found["p50_ms"], found["p99_ms"]) == (pytest.approx(10), None)
 
 
+def test_an_answer_is_right_where_every_output_is():
+    right = {"start": np.zeros((2, 3), np.float32), "end": np.ones((2, 3), np.float32)}
+    request = Request({}, right)
+    tally = Tally()
+    for given in (
+        right | {"LABEL": np.array([b"unasked"])}, {name.upper(): each for name, each in reversed(right.items())},
+        right | {"end": right["start"]}, right | {"start": right["end"]}, {"start": right["start"]},
+        {"start": right["end"], "end": right["start"]},
+    ):  # fmt: skip
+        tally.note(request, given, 0.01)
+    assert (tally.samples, tally.wrong, tally.largest) == (12, 4, 1.0)
+
+
 def test_requests_are_those_of_the_package(tmp_path):
     packages.release(tmp_path, "sums", 7)
     package, [request], tolerance = requests_for(tmp_path / "sums")
     assert (package, tolerance) == (tmp_path / "sums" / "1", 1e-4)
-    np.testing.assert_array_equal(request.wanted, packages.expected(request.inputs, 7))
+    np.testing.assert_equal(request.wanted, {"logits": packages.expected(request.inputs, 7)})
 
 
 def test_bench_is_told_what_to_do(tmp_path):

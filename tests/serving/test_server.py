@@ -9,6 +9,7 @@ import torch
 import tritonclient.http
 import tritonserver
 from packages import ragged
+from said import logits_of
 from steady import answer, cli, refused
 from tiny import loaded_task
 from typer.testing import CliRunner
@@ -18,7 +19,6 @@ from prune2deploy.errors import InputError
 from prune2deploy.models.checkpoint import load
 from prune2deploy.serving import Client
 from prune2deploy.serving.client import strings
-from prune2deploy.tasks.predict import outputs_of, torch_run
 
 pytest_plugins = ("made", "served")
 
@@ -65,7 +65,7 @@ def test_raw_samples_get_the_labels_of_the_pytorch_model(client, exported, name,
     project, pruned = exported.projects[name], load(request.getfixturevalue(f"{made}_made").pruned)
     _, task = loaded_task(project)
     samples = task.evaluation()
-    wanted = outputs_of(torch_run(pruned), samples)
+    wanted = logits_of(pruned, task, samples)
     found = client.predictions(f"{name}_{task.served}", task.raw(len(samples)))  # in several requests
     np.testing.assert_allclose([each.logits for each in found], wanted, rtol=1e-4, atol=1e-4)
     assert [each.label for each in found] == [task.label_names()[index] for index in wanted.argmax(1)]

@@ -4,16 +4,25 @@ import tiny
 import torch
 
 from prune2deploy.errors import InputError
+from prune2deploy.tasks.objectives import Output
 
 
 def random_logits(seed):
     return torch.from_numpy(np.random.default_rng(seed).normal(0, 3, size=(6, 3)))
 
 
+def named(logits):
+    return {"logits": logits}
+
+
+def output(logits):
+    return {"logits": Output(np.asarray(logits))}
+
+
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
 def test_distillation_losses_are_those_of_softened_predictions(case, temperature):
     logits, reference = random_logits(0), random_logits(1)
-    found = case.task.distillation_losses(logits, reference, temperature)
+    found = case.task.objective.distillation_losses(named(logits), named(reference), temperature)
     for row, (got, wanted) in enumerate(zip(logits.numpy(), reference.numpy(), strict=True)):
         q, p = (np.exp(values / temperature) / np.exp(values / temperature).sum() for values in (got, wanted))
         assert found[row] == pytest.approx(temperature**2 * (p * np.log(p / q)).sum())
@@ -21,14 +30,14 @@ def test_distillation_losses_are_those_of_softened_predictions(case, temperature
 
 def test_at_temperature_one_they_are_the_divergence(case):
     logits, reference = random_logits(2), random_logits(3)
-    found = case.task.distillation_losses(logits, reference, 1.0).mean()
-    assert found == pytest.approx(case.task.divergence(logits.numpy(), reference.numpy()))
+    found = case.task.objective.distillation_losses(named(logits), named(reference), 1.0).mean()
+    assert found == pytest.approx(case.task.objective.divergence(output(logits), output(reference)))
 
 
 def test_they_are_least_at_the_reference_and_have_a_gradient_elsewhere(case):
     reference = random_logits(4)
     for logits, moves in ((reference.clone(), False), (random_logits(5), True)):
-        losses = case.task.distillation_losses(logits.requires_grad_(), reference, 2.0)
+        losses = case.task.objective.distillation_losses(named(logits.requires_grad_()), named(reference), 2.0)
         (gradient,) = torch.autograd.grad(losses.sum(), [logits])
         assert (losses.min() > 1e-3) == moves
         assert (gradient.abs().max() > 1e-3) == moves
@@ -38,7 +47,7 @@ def test_probes_have_the_fisher_information_of_the_predictions_as_covariance(cas
     logits = random_logits(6)
     generator = torch.Generator().manual_seed(0)
     many = logits.expand(20_000, *logits.shape).reshape(-1, logits.shape[-1])
-    draws = case.task.fisher_probe(many, generator).reshape(20_000, *logits.shape)
+    draws = case.task.objective.fisher_probe(named(many), generator)["logits"].reshape(20_000, *logits.shape)
     p = logits.softmax(-1)
     wanted = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
     found = torch.einsum("nsa,nsb->sab", draws, draws) / len(draws)
@@ -58,25 +67,26 @@ def test_numbers_are_those_of_before_objectives_bit_for_bit(case):
     p = logits.softmax(-1)
     root = p.sqrt() * (torch.randint(0, 2, p.shape, generator=generator()).to(p.dtype) * 2 - 1)
     wanted, got = ((values / 4.0).log_softmax(-1) for values in (reference, logits))
-    task, joint = case.task, case.task.objective
-    named, other = {"logits": logits}, {"logits": reference}
+    joint, part = case.task.objective, case.task.objective.parts["logits"]
+    said, other = named(logits), named(reference)
     for found, before in (
-        (task.losses(logits, labels), cross_entropy(logits, labels, reduction="none")),
-        (task.sampled_labels(logits, generator()), torch.multinomial(p, 1, generator=generator()).squeeze(-1)),
-        (task.fisher_probe(logits, generator()), root - p * root.sum(-1, keepdim=True)),
-        (task.distillation_losses(logits, reference, 4.0), 4.0**2 * (wanted.exp() * (wanted - got)).sum(-1)),
-        (joint.losses(named, {"logits": labels}), task.losses(logits, labels)),
-        (joint.sampled_labels(named, generator())["logits"], task.sampled_labels(logits, generator())),
-        (joint.fisher_probe(named, generator(), None, 4.0)["logits"], task.fisher_probe(logits / 4.0, generator())),
-        (joint.distillation_losses(named, other, 4.0), task.distillation_losses(logits, reference, 4.0)),
+        (part.losses(logits, labels), cross_entropy(logits, labels, reduction="none")),
+        (part.sampled_labels(logits, generator()), torch.multinomial(p, 1, generator=generator()).squeeze(-1)),
+        (part.fisher_probe(logits, generator()), root - p * root.sum(-1, keepdim=True)),
+        (part.distillation_losses(logits, reference, 4.0), 4.0**2 * (wanted.exp() * (wanted - got)).sum(-1)),
+        (joint.losses(said, case.task.targets(labels.numpy())), part.losses(logits, labels)),
+        (joint.sampled_labels(said, generator())["logits"], part.sampled_labels(logits, generator())),
+        (joint.fisher_probe(said, generator(), None, 4.0)["logits"], part.fisher_probe(logits / 4.0, generator())),
+        (joint.distillation_losses(said, other, 4.0), part.distillation_losses(logits, reference, 4.0)),
     ):
         assert torch.equal(found, before)
     for scale in (1.0, np.exp(0.3)):
         outputs = scale * logits.numpy()
         exact, close = (log_softmax(values.astype(np.float64), -1) for values in (reference.numpy(), outputs))
         before = float((np.exp(exact) * (exact - close)).sum(-1).mean())
-        assert task.divergence(outputs, reference.numpy()) == before
-        assert joint.divergence({"logits": outputs}, {"logits": reference.numpy()}) == before
+        assert part.divergence(outputs, reference.numpy()) == before
+        assert joint.divergence(output(outputs), output(reference)) == before
+        assert joint.divergence({"logits": output(logits)["logits"].times(scale)}, output(reference)) == before
 
 
 # labels

@@ -22,12 +22,13 @@ def fed(metric, outputs, labels, counted=None, size=64):
     return metric
 
 
-def test_accuracy_is_that_of_scikit_learn_with_the_error_of_a_proportion():
+def test_accuracy_is_that_of_scikit_learn_with_the_error_of_a_proportion_of_two_samples_more():
     outputs, labels = random_case()[0][:, 0], np.random.default_rng(1).integers(4, size=300)
     metric = fed(Accuracy("logits"), outputs, labels)
     score, wanted = metric.score(), accuracy_score(labels, outputs.argmax(-1))
     assert (score.metric, score.value, score.n) == ("accuracy", 100 * wanted, 300)
-    assert score.standard_error == pytest.approx(100 * (wanted * (1 - wanted) / 300) ** 0.5)
+    share = (300 * wanted + 1) / 302  # one that is right and one that is wrong
+    assert score.standard_error == pytest.approx(100 * (share * (1 - share) / 302) ** 0.5)
     assert np.array_equal(metric.points, 100.0 * (outputs.argmax(-1) == labels))
 
 

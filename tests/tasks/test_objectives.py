@@ -7,7 +7,18 @@ from scipy.spatial.distance import cosine
 from scipy.special import expit, iv, log_softmax
 from scipy.stats import bernoulli, entropy, norm
 
-from prune2deploy.tasks.objectives import IGNORED, Bernoulli, Categorical, Cosine, Gaussian, Joint, Pointer
+from prune2deploy.tasks.objectives import (
+    IGNORED,
+    Bernoulli,
+    Categorical,
+    Cosine,
+    Gaussian,
+    Joint,
+    Output,
+    Pointer,
+    difference_of,
+    largest_of,
+)
 
 MANY = 40_000
 FAR = 5.0  # standard errors that a mean over `MANY` draws may lie off
@@ -301,11 +312,11 @@ def test_what_several_outputs_say_adds_up():
         SPAN.distillation_losses(outputs, reference, 2.0, counted),
         sum(Pointer().distillation_losses(got, wanted, 2.0, counted) for _, got, wanted in parts),
     )
-    both = [{name: values.numpy() for name, values in given.items()} for given in (outputs, reference)]
-    assert SPAN.divergence(*both, COUNTED) == pytest.approx(
+    both = [{name: Output(values.numpy(), COUNTED) for name, values in given.items()} for given in (outputs, reference)]
+    assert SPAN.divergence(*both) == pytest.approx(
         sum(Pointer().divergence(got.numpy(), wanted.numpy(), COUNTED) for _, got, wanted in parts)
     )
-    assert SPAN.divergence(both[0], both[0], COUNTED) == 0
+    assert SPAN.divergence(both[0], both[0]) == 0
 
 
 def test_probes_of_several_outputs_have_the_hessian_of_their_sum_as_covariance():
@@ -341,3 +352,59 @@ def test_outputs_may_have_positions_or_none_and_are_scaled_only_together():
     torch.testing.assert_close(losses, tokens.sum(1) + outputs["score"][:, 0] ** 2 / 2)
     assert not mixed.scalable
     assert SPAN.scalable
+
+
+# outputs that are kept
+
+
+def gathered(objective, values, counted):
+    """The samples of `values`, each from a batch of its own."""
+    rows = []
+    for row in range(len(values)):
+        mask = None if counted is None else counted[row : row + 1]
+        rows += objective.by_sample(values[row : row + 1], mask)
+    return objective.gathered(rows)
+
+
+@pytest.mark.parametrize(("objective", "shape"), [*PER_SAMPLE, *WITH_POSITIONS])
+def test_what_is_kept_of_samples_says_what_the_batch_says(objective, shape):
+    outputs, reference = random_outputs(2, *shape), random_outputs(2, *shape, seed=1)
+    counted = COUNTED if (objective, shape) in WITH_POSITIONS else None
+    given = [spoilt(each, counted).numpy() if counted is not None else each.numpy() for each in (outputs, reference)]
+    kept = [{"output": gathered(objective, each, counted)} for each in given]
+    for each in kept:
+        assert np.isfinite(each["output"].values).all()
+    wanted = objective.divergence(outputs.numpy(), reference.numpy(), counted)
+    assert Joint({"output": objective}).divergence(*kept) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_only_predictions_that_count_are_kept():
+    outputs = random_outputs(2, 4, 3).numpy()
+    kept = gathered(Categorical(per_position=True), outputs, COUNTED)
+    np.testing.assert_array_equal(kept.values, outputs[COUNTED])
+    assert kept.counted is None
+    whole = gathered(Categorical(per_position=True), outputs, None)
+    np.testing.assert_array_equal(whole.values, outputs.reshape(8, 3))
+
+
+def test_choices_among_fewer_positions_are_kept_beside_those_among_more():
+    outputs = random_outputs(2, 4).numpy()
+    kept = gathered(Pointer(), outputs, COUNTED)
+    assert kept.counted.tolist() == [[True, True, True], [True, True, False]]
+    np.testing.assert_array_equal(kept.values[kept.counted], outputs[COUNTED])
+
+
+def test_a_factor_leaves_open_what_counts():
+    kept = Output(np.array([[1.0, -3.0]]), np.array([[True, False]])).times(2.0)
+    assert kept.values.tolist() == [[2.0, -6.0]]
+    assert kept.counted.tolist() == [[True, False]]
+
+
+def test_outputs_differ_by_what_the_worst_of_them_differs():
+    wanted = {"start": Output(np.array([[1.0, -5.0]])), "end": Output(np.array([[0.0, 2.0]]))}
+    said = {"start": Output(np.array([[1.0, -5.1]])), "end": Output(np.array([[0.5, 2.0]]))}
+    assert difference_of(said, wanted) == 0.5
+    assert difference_of({name: said["start"] if name == "start" else each for name, each in wanted.items()}, wanted) == (
+        pytest.approx(0.1)
+    )
+    assert largest_of(wanted) == 5.0

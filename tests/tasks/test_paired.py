@@ -1,23 +1,25 @@
 import numpy as np
 import pytest
 
-from prune2deploy.tasks.base import Score
+from prune2deploy.tasks.metrics import Accuracy
 from prune2deploy.tasks.paired import Loss, bootstrap_error, error_of_difference, error_of_mean, loss_between, weight_of_one
-
-
-class Accuracy:
-    def score(self, outputs, labels):
-        return Score("accuracy", 100 * float((outputs == labels).mean()), 0.0, len(labels))
-
-    def sample_points(self, outputs, labels):
-        return 100.0 * (outputs == labels)
 
 
 class WithoutMean(Accuracy):
     """The same metric, which does not say what each sample is worth."""
 
-    def sample_points(self, outputs, labels):
-        return None
+    points = None
+
+
+def of(said, labels, metric=Accuracy):
+    """The metric of a model that says the class `said` [n], 0 or 1."""
+    found = metric("logits")
+    found.update({"logits": np.eye(2)[said]}, labels)
+    return found
+
+
+def lost_by(said, other, labels, metric=Accuracy):
+    return loss_between(*(of(each, labels, metric) for each in (said, other)))
 
 
 def answers(share, labels, rng):
@@ -30,10 +32,10 @@ def test_loss_is_known_better_than_either_score():
     labels = np.zeros(2000, int)
     dense = answers(0.9, labels, rng)
     pruned = np.where(rng.random(2000) < 0.02, 1 - dense, dense)  # another answer to 2 % of them
-    lost = loss_between(Accuracy(), dense, pruned, labels)
+    lost = lost_by(dense, pruned, labels)
     assert lost.points == pytest.approx(100 * ((pruned != 0).mean() - (dense != 0).mean()))
     assert lost.n == 2000
-    apart = np.hypot(*(error_of_mean(Accuracy().sample_points(each, labels)) for each in (dense, pruned)))
+    apart = np.hypot(*(of(each, labels).score().standard_error for each in (dense, pruned)))
     assert lost.standard_error < apart / 2
 
 
@@ -44,7 +46,7 @@ def test_standard_error_is_how_much_the_loss_varies_from_one_split_to_the_next()
         labels = np.zeros(300, int)
         dense = answers(0.85, labels, rng)
         pruned = np.where(rng.random(300) < 0.1, answers(0.5, labels, rng), dense)
-        found.append(loss_between(Accuracy(), dense, pruned, labels))
+        found.append(lost_by(dense, pruned, labels))
     spread = np.std([lost.points for lost in found])
     assert np.mean([lost.standard_error for lost in found]) == pytest.approx(spread, rel=0.12)
 
@@ -53,10 +55,10 @@ def test_a_metric_that_is_no_mean_is_bootstrapped_to_the_same():
     rng = np.random.default_rng(2)
     labels = np.zeros(500, int)
     dense, pruned = answers(0.9, labels, rng), answers(0.8, labels, rng)
-    mean, resampled = (loss_between(task, dense, pruned, labels) for task in (Accuracy(), WithoutMean()))
+    mean, resampled = (lost_by(dense, pruned, labels, metric) for metric in (Accuracy, WithoutMean))
     assert resampled.points == pytest.approx(mean.points)
     assert resampled.standard_error == pytest.approx(mean.standard_error, rel=0.1)
-    assert loss_between(WithoutMean(), dense, pruned, labels) == resampled, "the same at every call"
+    assert lost_by(dense, pruned, labels, WithoutMean) == resampled, "the same at every call"
 
 
 def test_bootstrap_of_a_correlation():
@@ -74,8 +76,8 @@ def test_no_error_is_zero_where_all_samples_are_alike(value, n):
     same = np.full(n, 0 if value else 1)
     for error in (
         error_of_mean(np.full(n, value)),
-        loss_between(Accuracy(), same, same, labels).standard_error,
-        loss_between(WithoutMean(), same, same, labels).standard_error,
+        lost_by(same, same, labels).standard_error,
+        lost_by(same, same, labels, WithoutMean).standard_error,
     ):
         assert 0.5 * weight_of_one(n) < error <= weight_of_one(n)
 

@@ -322,8 +322,9 @@ def test_timing_inputs_differ_from_those_of_a_trace_in_padding_alone(make_task, 
 
 
 def test_score_is_accuracy_with_its_standard_error(make_task):
-    outputs = np.eye(3)[[0, 1, 2, 2, 1]]
-    score = make_task().score(outputs, np.array([0, 1, 2, 0, 0]))
+    metric = make_task().metric()
+    metric.update({"logits": np.eye(3)[[0, 1, 2, 2, 1]]}, np.array([0, 1, 2, 0, 0]))
+    score = metric.score()
     assert (score.metric, score.n) == ("accuracy", 5)
     assert score.value == pytest.approx(60)
     share = (3 + 1) / (5 + 2)  # one sample more that is right and one that is wrong
@@ -332,20 +333,25 @@ def test_score_is_accuracy_with_its_standard_error(make_task):
 
 def test_losses_are_the_cross_entropy_of_each_sample(make_task):
     logits = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
-    losses = make_task().losses(logits, torch.tensor([2, 0]))
+    task = make_task()
+    losses = task.objective.losses({"logits": logits}, task.targets(np.array([2, 0])))
     expected = [np.log(sum(np.exp([1, 2, 3]))) - 3, np.log(3)]
     np.testing.assert_allclose(losses, expected, rtol=1e-6)
 
 
 def test_sampled_labels_follow_the_prediction_and_the_seed(make_task):
-    task = make_task()
+    objective = make_task().objective
     logits = torch.tensor([0.7, 0.2, 0.1]).log().expand(4000, 3)
-    labels = task.sampled_labels(logits, torch.Generator().manual_seed(0))
+
+    def drawn(seed):
+        return objective.sampled_labels({"logits": logits}, torch.Generator().manual_seed(seed))["logits"]
+
+    labels = drawn(0)
     assert labels.shape == (4000,)
     shares = torch.bincount(labels, minlength=3) / 4000
     torch.testing.assert_close(shares, torch.tensor([0.7, 0.2, 0.1]), atol=0.04, rtol=0)
-    assert torch.equal(labels, task.sampled_labels(logits, torch.Generator().manual_seed(0)))
-    assert not torch.equal(labels, task.sampled_labels(logits, torch.Generator().manual_seed(1)))
+    assert torch.equal(labels, drawn(0))
+    assert not torch.equal(labels, drawn(1))
 
 
 def test_label_names_are_in_the_order_of_the_outputs(make_task):

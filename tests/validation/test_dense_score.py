@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+from said import logits_of
 from tiny import loaded_task, make_project, taught, text_rows, write_jsonl
 
 from prune2deploy.errors import InputError
-from prune2deploy.tasks.predict import outputs_of, torch_run
+from prune2deploy.tasks.predict import torch_run
 from prune2deploy.validation.dense_score import LEAST, POSITIONS, SCORED, dense_score, drawn
 
 
@@ -15,7 +16,7 @@ def scored(bert_dir, tmp_path):
         for split in ("train", "validation"):
             write_jsonl(tmp_path / f"{split}.jsonl", rows)
         model, task = loaded_task(make_project(bert_dir, tmp_path, "text-classification", tmp_path))
-        return dense_score(task, torch_run(model), task.evaluation(), force), model, task
+        return dense_score(task, torch_run(model, task), task.evaluation(), force), model, task
 
     return score
 
@@ -27,7 +28,7 @@ def rows_of(bert_dir, count):
 def test_score_is_the_accuracy_where_all_samples_are_taken(scored, bert_dir):
     score, model, task = scored(rows_of(bert_dir, 40))
     samples = task.evaluation()
-    right = (outputs_of(torch_run(model), samples).argmax(-1) == samples.labels).mean()
+    right = (logits_of(model, task, samples).argmax(-1) == samples.labels).mean()
     assert score.value == pytest.approx(100 * right)
     assert score.n == 40
 

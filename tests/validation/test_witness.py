@@ -3,7 +3,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from prune2deploy.validation.witness import reading, serving
+from prune2deploy.tasks.objectives import Categorical, Joint
+from prune2deploy.validation.witness import chain_of, reading, serving
 
 USUAL = [b"good", b"bad", b"so so"]
 LOGITS = {b"good": [0.0, 2.0], b"bad": [3.0, -1.0], b"so so": [0.5, 0.4], b"": [1.0, 0.0], b"\xff": [9.0, 9.0]}
@@ -15,6 +16,8 @@ def task(odd=()):
         place=lambda index: f"data.jsonl, line {index + 1}",
         odd=lambda: {f"odd {text!r}": {"TEXT": text} for text in odd},
         label_names=lambda: ["neg", "pos"],
+        outputs=("logits",),
+        objective=Joint({"logits": Categorical()}),
     )
 
 
@@ -93,13 +96,21 @@ def test_reading_compares_our_own_samples_with_their_raw_form():
             return Ours([self.texts[index] for index in indices])
 
         def batches(self, size):
-            yield list(range(len(self))), SimpleNamespace(inputs=self.texts)
+            yield list(range(len(self))), SimpleNamespace(inputs=self.texts, valid=None)
 
     def run(texts):
-        return np.array([LOGITS[text] for text in texts])
+        return {"logits": np.array([LOGITS[text] for text in texts])}
 
     assert reading(task(), run, Ours(USUAL), answering()).objection is None
-    same = reading(task(), lambda texts: np.ones((len(texts), 2)), Ours(USUAL), answering())
+    same = reading(task(), lambda texts: {"logits": np.ones((len(texts), 2))}, Ours(USUAL), answering())
     assert "answers all samples alike" in same.objection
     swapped = reading(task(), run, Ours(USUAL[::-1]), answering())
     assert "data.jsonl, line 1: transformers' pipeline gives 'pos' (0.881), and our reading" in swapped.objection
+
+
+def test_a_server_answers_with_one_output_of_what_comes_through_its_preprocessing():
+    answer = chain_of(
+        lambda raw: {"x": np.array([[float(len(raw["TEXT"][0])), 1.0]])},
+        lambda inputs: {"other": -inputs["x"], "logits": 2 * inputs["x"]}, "logits",
+    )  # fmt: skip
+    assert answer({"TEXT": b"good"}).tolist() == [8.0, 2.0]

@@ -25,10 +25,10 @@ TEMPERATURE = 2.0
 
 @dataclass(frozen=True)
 class Watched:
-    """One batch: its inputs, and the dense model's logits for it."""
+    """One batch: its inputs, and the dense model's outputs for it."""
 
     batch: Batch
-    reference: "torch.Tensor"
+    reference: "dict[str, torch.Tensor]"
 
 
 def knowledge(
@@ -58,13 +58,13 @@ def knowledge(
         inputs: dict[Block, torch.Tensor] = {}
         masked = partial(_masked, masks, inputs)
         with resumed(model, blocks[0], given), passing(in_model(model), blocks, given=masked):
-            logits = model(**entry.batch.tensors()).logits
-        loss = task.distillation_losses(logits, entry.reference, TEMPERATURE).mean()
+            said = task.said(model, entry.batch.tensors())
+        loss = task.objective.distillation_losses(said, entry.reference, TEMPERATURE, entry.batch.counts()).mean()
         valid = entry.batch.counted(given)
         for block, gradient in zip(blocks, torch.autograd.grad(loss, list(masks.values())), strict=True):
             predictive[block] += 0.5 * gradient.double().square().numpy()
             squares[block] += inputs[block][valid].double().square().sum(0).numpy()
-        samples, tokens = samples + len(logits), tokens + int(valid.sum())
+        samples, tokens = samples + len(given), tokens + int(valid.sum())
     scores = {}
     for block in blocks:
         weight = output_projection(model, block).weight.double().square().mean(0).numpy()

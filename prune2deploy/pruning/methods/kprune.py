@@ -30,10 +30,9 @@ from prune2deploy.pruning.methods.method import Method, State, Step
 from prune2deploy.pruning.recovery.tuning import walk
 from prune2deploy.pruning.search.costs import Costs
 from prune2deploy.pruning.statistics.block_statistics import BlockStatistics
-from prune2deploy.pruning.statistics.calibrate import Calibration
+from prune2deploy.pruning.statistics.calibrate import Calibration, refuse_not_finite
 from prune2deploy.pruning.statistics.lengths import thinned
 from prune2deploy.pruning.statistics.streams import Streams
-from prune2deploy.tasks.predict import outputs_of, torch_run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,21 +52,16 @@ class KPruneMethod(Method):
         super().__init__(calibration)
         taken = thinned(calibration.model, calibration.samples, TOKENS)
         self.samples = calibration.samples.select(taken)
-        self.logits = outputs_of(torch_run(calibration.model), self.samples)
 
     def search(self, costs: Costs, budget: float) -> Plan:
         """See Method."""
-        import torch
-
         if budget < costs.fixed:
             raise UnreachableBudgetError(budget, costs.fixed, costs.unit)
         calibration = self.calibration
         prices = {block.curve: Price(costs, block) for block in calibration.blocks}
         pruned = copy.deepcopy(calibration.model)
         streams = Streams(calibration.model, pruned, self.samples)
-        watched = [
-            Watched(self.samples.batch(part.indices), torch.from_numpy(self.logits[part.indices])) for part in streams.parts
-        ]
+        watched = [self._watched(part.indices) for part in streams.parts]
         kept: dict[Block, list[int]] = {}
         room = budget - costs.fixed
         with calibration.progress.track("pruning sublayer by sublayer", len(calibration.blocks)) as advance:
@@ -81,6 +75,15 @@ class KPruneMethod(Method):
                 refit(block, kept[block], streams.statistics(block, kept[block]), output_projection(pruned, block))
                 advance()
         return Plan.of(self.signature, kept)
+
+    def _watched(self, indices: list[int]) -> Watched:
+        import torch
+
+        batch, calibration = self.samples.batch(indices), self.calibration
+        with torch.no_grad():
+            said = calibration.task.said(calibration.model, batch.tensors())
+        refuse_not_finite(said, calibration.task)
+        return Watched(batch, said)
 
     def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
         """See Method."""

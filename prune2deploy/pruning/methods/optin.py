@@ -26,7 +26,7 @@ from prune2deploy.models.plan import Plan
 from prune2deploy.pruning.methods.kwon import global_plan
 from prune2deploy.pruning.methods.method import Method, Step
 from prune2deploy.pruning.search.costs import Costs
-from prune2deploy.pruning.statistics.calibrate import Calibration
+from prune2deploy.pruning.statistics.calibrate import Calibration, refuse_not_finite
 from prune2deploy.pruning.statistics.lengths import lengths_of
 from prune2deploy.tasks.base import Samples
 
@@ -106,11 +106,12 @@ class Trajectory:
         self.model, self.task = calibration.model, calibration.task
         self.ffns = [block for block in calibration.blocks if block.kind == "ffn"]
         batch = samples.batch(list(range(len(samples))))
-        self.inputs = batch.tensors()
+        self.inputs, self.counts = batch.tensors(), batch.counts()
         # per layer, what it is given
         self.hidden = {visit.root: visit.call.hidden for visit in visits_of(self.model, self.inputs)}
         with torch.no_grad(), self._outputs(0) as outputs:
-            self.logits = self.model(**self.inputs).logits.double()
+            self.said = self._said()
+        refuse_not_finite(self.said, self.task)
         positions = np.arange(int(np.prod(next(iter(self.hidden.values())).shape[:2])))
         positions = positions if batch.valid is None else positions[batch.valid.ravel()]
         compared = np.random.default_rng(calibration.seed).permutation(positions)[:COMPARED]
@@ -130,10 +131,13 @@ class Trajectory:
         masking = passing(in_model(self.model), [block], given=masked)
         resuming = resumed(self.model, block, self.hidden[block.root])
         with torch.no_grad(), resuming, masking, self._outputs(later) as outputs:
-            logits = self.model(**self.inputs).logits.double()
+            said = self._said()
         distances = (self._similarities(output) - self.similarities[layer] for layer, output in outputs.items())
-        divergence = self.task.distillation_losses(logits, self.logits, TEMPERATURE).sum()
+        divergence = self.task.objective.distillation_losses(said, self.said, TEMPERATURE, self.counts).sum()
         return sum(float(distance.square().sum()) for distance in distances), float(divergence)
+
+    def _said(self) -> "dict[str, torch.Tensor]":
+        return {name: output.double() for name, output in self.task.said(self.model, self.inputs).items()}
 
     def _similarities(self, output: "torch.Tensor") -> "torch.Tensor":
         """[compared, compared]: cosines between the outputs at all compared tokens."""

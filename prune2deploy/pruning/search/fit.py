@@ -16,7 +16,7 @@ from prune2deploy.budget import Budget
 from prune2deploy.config import Project
 from prune2deploy.errors import CheckFailedError, InputError, UnreachableBudgetError
 from prune2deploy.graphs.files import remove_graph
-from prune2deploy.graphs.onnx_model import example_inputs, export_onnx, logits_of
+from prune2deploy.graphs.onnx_model import example_inputs, export_onnx, exported_form
 from prune2deploy.graphs.reweigh import Template
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.table import LatencyTable
@@ -75,9 +75,10 @@ class EngineBench:
         path = self.directory / "candidate.onnx"
         remove_graph(path)
         with self.progress.track("building the candidate", 1) as advance:
-            # not kept between candidates: it holds the dense model's weights once more
-            if not Template(self.dense_file, logits_of(self.model), example_inputs(self.task)).write(logits_of(slim), path):
+            template = Template(self.dense_file, exported_form(self.model, self.task), example_inputs(self.task))
+            if not template.write(exported_form(slim, self.task), path):
                 export_onnx(slim, self.task, path)
+            del template  # it holds the dense model's weights once more
             advance()
         # the dense engine anew, too: one that has run the points after the first is not what the candidate is
         engines = {DENSE: self.runtime.build(self.dense_file), "candidate": self.runtime.build(path)}

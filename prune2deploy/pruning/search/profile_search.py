@@ -98,7 +98,7 @@ class CalibrationLoss:
         self.stitch, self.task = stitch, calibration.task
         self.samples = calibration.samples.select(sorted(chosen.tolist()))
         self.model = copy.deepcopy(calibration.model)
-        self.reference = outputs_of(torch_run(self.model), self.samples)
+        self.reference = outputs_of(torch_run(self.model, self.task), self.task, self.samples)
         self.kept = {block: list(range(block.units)) for block in calibration.blocks}  # of what is stitched now
         self.known: dict[tuple[str, ...], float] = {}
 
@@ -110,6 +110,6 @@ class CalibrationLoss:
                 if (kept := plan.units(block)) != standing:
                     self.stitch(self.model, block, kept)
                     self.kept[block] = kept
-            outputs = outputs_of(torch_run(self.model), self.samples)
-            self.known[profile] = self.task.divergence(outputs, self.reference)
+            outputs = outputs_of(torch_run(self.model, self.task), self.task, self.samples)
+            self.known[profile] = self.task.objective.divergence(outputs, self.reference)
         return self.known[profile]

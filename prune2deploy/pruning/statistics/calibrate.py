@@ -78,7 +78,7 @@ def mask_gradients(
 
     A mask multiplies what its unit feeds into the output projection, and stands at 1. Labels that the data lacks are
     drawn from the model's own predictions, for which the gradients' covariance is the true Fisher information.
-    Raises InputError where a loss is not finite.
+    Raises InputError where a loss or the square of a gradient is not finite.
     """
     import torch
 
@@ -93,17 +93,33 @@ def mask_gradients(
             inputs = batch.tensors()
             size = len(next(iter(inputs.values())))
             masks.update({block: torch.ones(size, block.units, requires_grad=True) for block in blocks})
-            logits = model(**inputs).logits
+            outputs, counted = task.said(model, inputs), batch.counts()
             if batch.labels is None:
-                labels = task.sampled_labels(logits.detach(), batch_generator(calibration.seed, number))
+                known = {name: tensor.detach() for name, tensor in outputs.items()}
+                labels = task.objective.sampled_labels(known, batch_generator(calibration.seed, number), counted)
             else:
-                labels = torch.from_numpy(batch.labels)
-            loss = task.losses(logits, labels).sum()
+                labels = task.targets(batch.labels)
+            loss = task.objective.losses(outputs, labels, counted).sum()
             if not torch.isfinite(loss):
                 raise InputError(f"data {task.data.path!r}: the dense model's loss is not finite on some samples")
             gradients = torch.autograd.grad(loss, list(masks.values()))
+            if not all(gradient.square().sum().isfinite() for gradient in gradients):  # squares are what they are for
+                raise InputError(
+                    f"data {task.data.path!r}: the dense model's gradients are too large on some samples, or not finite"
+                )
             yield dict(zip(masks, gradients, strict=True))
             advance()
+
+
+def refuse_not_finite(said: "dict[str, torch.Tensor]", task: Task) -> None:
+    """Raise InputError where the dense model's outputs for samples of `task` are not finite."""
+    if not all(output.isfinite().all() for output in said.values()):
+        raise InputError(not_finite(task))
+
+
+def not_finite(task: Task) -> str:
+    """What to say of the dense model then."""
+    return f"data {task.data.path!r}: the dense model's outputs are not finite on some samples"
 
 
 def fisher_information(calibration: Calibration) -> Fisher:

@@ -18,7 +18,7 @@ from prune2deploy.memory import give_back
 from prune2deploy.models.block import Block
 from prune2deploy.models.capture import in_model, passing
 from prune2deploy.models.projection import as_rows, output_projection, rows_in
-from prune2deploy.pruning.statistics.calibrate import Calibration, batch_generator
+from prune2deploy.pruning.statistics.calibrate import Calibration, batch_generator, refuse_not_finite
 from prune2deploy.pruning.statistics.linear_algebra import add_square_, mirror_
 from prune2deploy.tasks.base import Batch
 from prune2deploy.team import team
@@ -65,7 +65,7 @@ class Moments:
 def moments_of(calibration: Calibration) -> Moments:
     """The moments over all calibration samples; taken from the cache where they are there.
 
-    Raises InputError where the model's outputs are not finite.
+    Raises InputError where the model's outputs or the moments are not finite.
     """
     stored = calibration.cache / CACHE if calibration.cache else None
     if stored and (found := _read(stored, calibration)):
@@ -92,7 +92,14 @@ def _measure(calibration: Calibration) -> Moments:
             give_back()
             advance()
     weights = {block: _weights(_gathered(norms.pop(block), len(samples), block.calls)) for block in blocks}
-    return Moments({block: sums.pop(block).moments(len(samples)) for block in blocks}, weights)
+    found = {block: sums.pop(block).moments(len(samples)) for block in blocks}
+    for block, each in found.items():
+        if not all(np.isfinite(getattr(each, name)).all() for name in MOMENTS):
+            raise InputError(
+                f"data {calibration.task.data.path!r}: what comes into {block} of the dense model, or the gradient there, "
+                "is too large on some samples, or not finite"
+            )
+    return Moments(found, weights)
 
 
 def _norms(indices: list[int], batch: Batch, gradients: "list[torch.Tensor]") -> dict[int, np.ndarray]:
@@ -197,11 +204,12 @@ def passes(
     with passing(in_model(model), blocks, given=entering, put_out=leaving):
         for number, indices in batches:
             batch = calibration.samples.batch(indices)
-            logits = model(**batch.tensors(model.device)).logits
-            if not torch.isfinite(logits).all():
-                raise InputError(f"data {task.data.path!r}: the dense model's outputs are not finite on some samples")
-            probe = task.fisher_probe(logits.detach().cpu() / TEMPERATURE, batch_generator(calibration.seed, number))
-            probed = (probe.to(logits.device) * logits).sum()
+            said = task.said(model, batch.tensors(model.device))
+            refuse_not_finite(said, task)
+            known = {name: output.detach().cpu() for name, output in said.items()}
+            generator = batch_generator(calibration.seed, number)
+            probes = task.objective.fisher_probe(known, generator, batch.counts(), TEMPERATURE)
+            probed = torch.stack([(probes[name].to(output.device) * output).sum() for name, output in said.items()]).sum()
             flat = iter(torch.autograd.grad(probed, [hidden for of_calls in outputs.values() for hidden in of_calls]))
             passed = {
                 block: [_passed(module, hidden, next(flat), len(indices)) for module, hidden in given[block]]
@@ -209,7 +217,7 @@ def passes(
             }
             for used in (given, outputs):  # or they would stay in memory beside those of the next batch
                 used.clear()
-            del logits, probed
+            del said, probed
             yield indices, batch, passed
 
 

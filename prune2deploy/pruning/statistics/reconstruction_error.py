@@ -25,7 +25,8 @@ class Reconstruction:
         self.dense = list(self._last_layer(dense))
         tokens = torch.cat(self.dense)
         mean = tokens.mean(0, dtype=torch.float64)
-        self.variance = sum(float((rows - mean).square().sum()) for rows in self.dense)
+        varies = sum(float((rows - mean).square().sum()) for rows in self.dense)
+        self.variance = varies or 1.0  # where all tokens are alike, the error is no share of anything
 
     def error(self, pruned: "PreTrainedModel") -> float:
         """Squared error of the last layer's output relative to the variance of the dense model's."""
