@@ -12,15 +12,16 @@ import time
 from pathlib import Path
 from unittest import mock
 
-from bert_base import random_bert
-from transformers import ViTImageProcessor
+from on_gpu import save_random_bert
+from transformers import BertConfig, ViTImageProcessor
 
 from prune2deploy.config import Project, Target
 from prune2deploy.files import pretty_json, write_text
 from prune2deploy.graphs.onnx_model import export_onnx
 from prune2deploy.models.checkpoint import load_dense
-from prune2deploy.models.family import blocks_of, family_of
+from prune2deploy.models.family import blocks_of
 from prune2deploy.models.plan import Plan
+from prune2deploy.models.signature import signature_of
 from prune2deploy.models.surgery import shrunk
 from prune2deploy.runtimes import trt
 from prune2deploy.runtimes.base import Shapes
@@ -51,7 +52,7 @@ def graph_of(directory: Path, task: str, widths: dict | None, work: Path) -> tup
     kind = task_of(project, directory, model.config)
     if widths is not None:
         kept = {block: range(widths[block.kind][block.layer]) for block in blocks_of(model)}
-        model = shrunk(model, Plan.of(family_of(model.config).signature(model.config), kept))
+        model = shrunk(model, Plan.of(signature_of(model.config), kept))
     path = work / f"{directory.name}{'-ragged' if widths else ''}.onnx"
     export_onnx(model, kind, path)
     return path, project, kind
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    random_bert(options.work / "bert-base")
+    save_random_bert(options.work / "bert-base", BertConfig(num_labels=2))
     text, images = "text-classification", "image-classification"
     cases = {
         "BERT-base shape, dense": (options.work / "bert-base", text, None),

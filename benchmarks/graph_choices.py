@@ -19,8 +19,9 @@ from prune2deploy.graphs.fuse import fuse
 from prune2deploy.graphs.onnx_model import export_onnx
 from prune2deploy.initialise import init
 from prune2deploy.models.checkpoint import load_dense
-from prune2deploy.models.family import blocks_of, family_of
+from prune2deploy.models.family import blocks_of
 from prune2deploy.models.plan import Plan
+from prune2deploy.models.signature import signature_of
 from prune2deploy.models.surgery import shrunk
 from prune2deploy.progress import Progress
 from prune2deploy.runtimes.measure import interleaved
@@ -51,12 +52,12 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        project, _ = init(str(options.model.resolve()), str(options.data.resolve()), work)
+        project = init(str(options.model.resolve()), str(options.data.resolve()), work).project
         directory = Path(project.model)
         model = load_dense(directory)
         task = task_of(project, directory, model.config)
-        signature = family_of(model.config).signature(model.config)
-        half = shrunk(model, Plan.of(signature, {block: range(block.units // 2) for block in blocks_of(model)}))
+        kept = {block: range(block.units // 2) for block in blocks_of(model)}
+        half = shrunk(model, Plan.of(signature_of(model.config), kept))
         runtime, engines = OnnxRuntime(Target()), {}
         for name, each in (("dense", model), ("half", half)):
             plain = work / f"{name}.onnx"

@@ -13,15 +13,17 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from tokenizers import Tokenizer, models
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from prune2deploy.config import Project, project_from
 from prune2deploy.console import RichProgress
 from prune2deploy.errors import Prune2DeployError
 from prune2deploy.graphs.onnx_model import export_onnx
 from prune2deploy.models.checkpoint import load_dense
-from prune2deploy.models.family import blocks_of, family_of
+from prune2deploy.models.family import blocks_of
 from prune2deploy.models.plan import Plan
+from prune2deploy.models.signature import signature_of
 from prune2deploy.models.surgery import shrunk
 from prune2deploy.profiling.stage import profile
 from prune2deploy.runtimes.base import Shapes
@@ -38,12 +40,22 @@ POINTS = [{"batch": 1, "seq_len": 128}, {"batch": 32, "seq_len": 128}]
 SHARES = {"half": 0.5, "third": 1 / 3}
 
 
+def save_random_bert(directory: Path, config: BertConfig) -> None:
+    """A model of random weights, with a tokenizer that knows no word: inputs are made without it."""
+    torch.manual_seed(0)
+    BertForSequenceClassification(config).save_pretrained(directory)
+    words = models.WordLevel({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]")
+    PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(words), pad_token="[PAD]", unk_token="[UNK]", model_max_length=512,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    ).save_pretrained(directory)  # fmt: skip
+
+
 def project_of(name: str, runtime: str, precision: str, work: Path) -> Project:
     """A project whose model has random weights; its data is never read."""
     directory = work / name
     if not directory.exists():
-        torch.manual_seed(0)
-        BertForSequenceClassification(BertConfig(num_labels=2, **MODELS[name])).save_pretrained(directory)
+        save_random_bert(directory, BertConfig(num_labels=2, **MODELS[name]))
     values = {
         "model": str(directory), "task": "text-classification", "data": {"path": "none", "columns": {"text": "text"}},
         "workload": POINTS, "target": {"device": "gpu", "runtime": runtime, "precision": precision},
@@ -59,7 +71,7 @@ def pruned_plan(model: torch.nn.Module, share: float, ragged: bool) -> Plan:
         width = share * (1.4 if index % 2 else 0.6) if ragged else share
         step = 64 if block.kind == "ffn" else 1
         kept[block] = range(0 if ragged and index in (4, 9) else max(step, round(width * block.units / step) * step))
-    return Plan.of(family_of(model.config).signature(model.config), kept)
+    return Plan.of(signature_of(model.config), kept)
 
 
 def ratios(project: Project) -> dict:
