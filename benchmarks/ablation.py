@@ -11,18 +11,17 @@ import copy
 import json
 from abc import abstractmethod
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import torch
 from accuracy_latency import project_parser, read_options
-from torch import nn
 
 from prune2deploy.config import Project
 from prune2deploy.console import RichProgress
-from prune2deploy.models.projection import output_projection
+from prune2deploy.models.projection import Projection, output_projection
 from prune2deploy.pruning.methods.method import State, Step
 from prune2deploy.pruning.methods.ours import OursMethod, curve_of
 from prune2deploy.pruning.recovery import reconstruction, selection
@@ -36,6 +35,7 @@ from prune2deploy.pruning.statistics.importance import fisher_importance
 from prune2deploy.pruning.statistics.moments import BlockMoments, Moments, moments_of
 from prune2deploy.pruning.workbench import Workbench
 from prune2deploy.tasks.base import Batch
+from prune2deploy.tasks.objectives import Joint
 from prune2deploy.tasks.predict import outputs_of, torch_run
 from prune2deploy.tasks.text_classification import TextClassification
 
@@ -59,8 +59,13 @@ class Changed(OursMethod):
 
 class UniformTokens(Changed):
     def changed(self, moments: Moments) -> Moments:
+<<<<<<< HEAD
         alike = {block: [np.ones_like(each) for each in weights] for block, weights in moments.weights.items()}
         return Moments(moments.blocks, alike)
+=======
+        even = {block: [np.ones_like(each) for each in weights] for block, weights in moments.weights.items()}
+        return Moments(moments.blocks, even)
+>>>>>>> wt-n
 
 
 class PlainError(Changed):
@@ -104,6 +109,21 @@ class SharpPredictions(OursMethod):
             super().__init__(replace(calibration, cache=None))
 
 
+@dataclass(frozen=True)
+class LabelGradients(Joint):
+    """Its probes are gradients of the loss of `labels`, which belong to the batch that came last."""
+
+    labels: list[np.ndarray]
+
+    def fisher_probe(
+        self, outputs: dict[str, torch.Tensor], generator: torch.Generator, counted: torch.Tensor | None = None,
+        temperature: float = 1.0,
+    ) -> dict[str, torch.Tensor]:
+        [(name, logits)] = outputs.items()
+        wanted = torch.nn.functional.one_hot(torch.from_numpy(self.labels[-1]), logits.shape[-1])
+        return {name: logits.softmax(-1) - wanted}
+
+
 class WithLabels(SharpPredictions):
     """Gradients of the labels' own loss, in place of those of the predicted distribution."""
 
@@ -113,14 +133,12 @@ class WithLabels(SharpPredictions):
 
         def batch(indices: list[int]) -> Batch:
             found = calibration.samples.batch(indices)
+            assert found.labels is not None
             labels.append(found.labels)
             return found
 
-        def probe(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-            wanted = torch.nn.functional.one_hot(torch.from_numpy(labels[-1]), logits.shape[-1])
-            return logits.softmax(-1) - wanted
-
-        samples.batch, task.fisher_probe = batch, probe  # type: ignore[method-assign]
+        samples.batch = batch  # type: ignore[method-assign]
+        task.objective = LabelGradients(task.objective.parts, labels)
         super().__init__(replace(calibration, samples=samples, task=task))
         self.calibration = calibration
 
@@ -163,7 +181,7 @@ class NoRefit(OursMethod):
             return super()._select(state)
 
 
-def bias_only(projection: nn.Linear, columns: torch.Tensor, statistics: BlockStatistics) -> None:
+def bias_only(projection: Projection, columns: torch.Tensor, statistics: BlockStatistics) -> None:
     write_columns(projection, columns, projection.weight[:, columns].double(), statistics)
 
 
@@ -212,7 +230,7 @@ def measure(project: Project, name: str, seed: int, work: Path) -> list[dict]:
     if kept.exists():
         return json.loads(kept.read_text())
     seeded = project.model_copy(update={"calibration": project.calibration.model_copy(update={"seed": seed})})
-    uniform = patch.object(TextClassification, "sizes", lambda task, rows: None)
+    uniform = patch.object(TextClassification, "sizes", lambda task, rows, split: None)
     with uniform if VARIANTS[name] is UniformDraw else nullcontext():
         workbench = Workbench(seeded, progress=RichProgress())
     workbench.chosen = VARIANTS[name]
@@ -227,8 +245,11 @@ def measure(project: Project, name: str, seed: int, work: Path) -> list[dict]:
         for step_name, step in method.steps(costs, budget):
             state = step(state)
             stages.add(step_name, state, 0.0)
-        outputs = outputs_of(torch_run(state.model), stages.evaluation)
-        divergence = stages.task.divergence(outputs, stages.outputs)
+        task = stages.task
+        outputs, dense = (
+            outputs_of(torch_run(model, task), task, stages.evaluation) for model in (state.model, workbench.model)
+        )
+        divergence = task.objective.divergence(outputs, dense)
         cells.append({
             "variant": name, "seed": seed, "share": share, "score": stages.results[-1].score, "divergence": divergence,
             "stages": [result.model_dump(mode="json") for result in stages.results],

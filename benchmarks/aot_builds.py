@@ -13,13 +13,22 @@ import time
 from pathlib import Path
 from unittest import mock
 
+<<<<<<< HEAD
 import torch
 from transformers import BertConfig, BertForSequenceClassification, ViTImageProcessor
+=======
+from on_gpu import save_random_bert
+from transformers import BertConfig, ViTImageProcessor
+>>>>>>> wt-n
 
 from prune2deploy.config import Project, Target
 from prune2deploy.files import pretty_json, write_text
 from prune2deploy.graphs.onnx_model import export_onnx
+<<<<<<< HEAD
 from prune2deploy.models.checkpoint import load_dense, processor_files
+=======
+from prune2deploy.models.checkpoint import load_dense
+>>>>>>> wt-n
 from prune2deploy.models.family import blocks_of
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.signature import signature_of
@@ -76,6 +85,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
+<<<<<<< HEAD
+=======
+    save_random_bert(options.work / "bert-base", BertConfig(num_labels=2))
+>>>>>>> wt-n
     text, images = "text-classification", "image-classification"
     cases = {
         "BERT-base shape, dense": (random_bert(options.shared, options.work), text, None),

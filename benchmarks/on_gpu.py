@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from tokenizers import Tokenizer, models
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from prune2deploy.config import Project, project_from
 from prune2deploy.console import RichProgress
@@ -40,13 +41,28 @@ VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b")  # a model
 SHARES = {"half": 0.5, "third": 1 / 3}
 
 
+def save_random_bert(directory: Path, config: BertConfig) -> None:
+    """A model of random weights, with a tokenizer that knows no word: inputs are made without it."""
+    torch.manual_seed(0)
+    BertForSequenceClassification(config).save_pretrained(directory)
+    words = models.WordLevel({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]")
+    PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(words), pad_token="[PAD]", unk_token="[UNK]", model_max_length=512,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    ).save_pretrained(directory)  # fmt: skip
+
+
 def project_of(name: str, runtime: str, precision: str, work: Path) -> Project:
     """A project whose model has random weights; its data is never read."""
     directory = work / name
     if not directory.exists():
+<<<<<<< HEAD
         torch.manual_seed(0)
         BertForSequenceClassification(BertConfig(num_labels=2, **MODELS[name])).save_pretrained(directory)
         (directory / "vocab.txt").write_text("\n".join(VOCABULARY), encoding="utf-8")
+=======
+        save_random_bert(directory, BertConfig(num_labels=2, **MODELS[name]))
+>>>>>>> wt-n
     values = {
         "model": str(directory), "task": "text-classification", "data": {"path": "none", "columns": {"text": "text"}},
         "workload": POINTS, "target": {"device": "gpu", "runtime": runtime, "precision": precision},

@@ -101,9 +101,25 @@ REFERENCES = {
     "torn": tear,
     "an input less": change_inputs(lambda arrays: arrays.pop("input.attention_mask")),
     "ids out of range": change_inputs(lambda arrays: arrays["input.input_ids"].__iadd__(10**6)),
+    "an output by another name": change_inputs(lambda arrays: arrays.update(renamed=arrays.pop("output.logits"))),
+    "an output that the model has not": change_inputs(
+        lambda arrays: arrays.update({"output.other": arrays["output.logits"].copy()})
+    ),
     "no workload": change_inputs(lambda arrays: [arrays.pop(name) for name in list(arrays) if "workload" in name]),
     "ids of the workload out of range": change_inputs(lambda arrays: arrays["workload.0.input_ids"].__iadd__(10**6)),
 }
+
+
+def test_package_of_before_outputs_had_names_is_valid(package, clock):
+    change_inputs(lambda arrays: arrays.update(
+        {name.removesuffix(".logits"): arrays.pop(name) for name in list(arrays) if name.endswith(".logits")}
+    ))(package)  # fmt: skip
+    file = package / "1" / "reference.safetensors"
+    assert {"output", "workload_output.0"} < load_file(file).keys()
+    manifest = read_manifest(package / "1")
+    manifest.files[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    write_sealed(manifest, package / "1")
+    assert answer(cli("validate", package, "--json"))["passed"] is True
 
 
 @pytest.mark.parametrize("which", REFERENCES)

@@ -408,3 +408,10 @@ def test_outputs_differ_by_what_the_worst_of_them_differs():
         pytest.approx(0.1)
     )
     assert largest_of(wanted) == 5.0
+
+
+@pytest.mark.parametrize("name", ["start", "end"])
+@pytest.mark.parametrize("measure", [difference_of, lambda outputs, _: largest_of(outputs)])
+def test_no_number_is_never_lost_among_other_outputs(name, measure):
+    wanted = {"start": Output(np.ones((1, 2))), "end": Output(np.ones((1, 2)))}
+    assert np.isnan(measure({**wanted, name: Output(np.array([[1.0, np.nan]]))}, wanted))
