@@ -52,14 +52,15 @@ def write_references(
 ) -> None:
     """Write the references of a version: a few evaluation `samples` with what `run` makes of them, and the `workload`."""
     room = BYTES // NUMBER // (1 + len(workload))
-    count = len(samples.first(min(REFERENCES, max(1, room // max(1, samples.outputs_each)))))
+    most = min(REFERENCES, max(1, room // max(1, samples.outputs_each)))
+    count = len(samples.first(most))
     inputs = samples.batch(list(range(count))).inputs
     arrays = {f"input.{name}": array for name, array in inputs.items()}
     arrays |= _kept(task, inputs, run(inputs), room, "")
     for name, column in task.raw(count).items():
         arrays |= {f"raw.{name}.{row}": np.frombuffer(value, dtype=np.uint8) for row, value in enumerate(column)}
     for index, (_, rows) in enumerate(workload):
-        first = {name: array[:count] for name, array in rows.items()}
+        first = {name: array[:most] for name, array in rows.items()}
         arrays |= {f"workload.{index}.{name}": array for name, array in first.items()}
         of_point = _kept(task, first, run(first), room, f".{index}")
         arrays |= {f"workload_{name}": array for name, array in of_point.items()}
