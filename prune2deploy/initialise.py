@@ -11,8 +11,8 @@ from prune2deploy.errors import InputError, NotServableError
 from prune2deploy.models.checkpoint import load_dense, refuse_pruned, resolve_model
 from prune2deploy.models.configuration import load_config, worth_a_look
 from prune2deploy.progress import Progress
-from prune2deploy.tasks.base import Samples, Score, Task
-from prune2deploy.tasks.predict import Run, torch_run
+from prune2deploy.tasks.base import Run, Samples, Score, Task
+from prune2deploy.tasks.predict import torch_run
 from prune2deploy.tasks.registry import task_for, task_named, task_of
 from prune2deploy.validation.dense_score import dense_score
 from prune2deploy.validation.witness import Testimony, chain_of, preprocessor_of, reading, serving
@@ -88,6 +88,8 @@ def described(
     model: str, data: str, root: Path, kind: type[Task], columns: dict[str, str], splits: tuple[str | None, str | None]
 ) -> tuple[dict[str, Any], list[str]]:
     """The values of the project file, and notes of what there is in the data that they leave out."""
+    if other := sorted(role for role, name in columns.items() if name and role not in kind.columns):
+        raise InputError(f"task {kind.name} reads no {other[0]} column: leave out --{other[0].replace('_', '-')}")
     available = open_data(data, root)
     calibration, evaluation = guess_splits(available, data)
     chosen = (splits[0] or calibration, splits[1] or evaluation)
@@ -126,7 +128,7 @@ def heard(task: Task, run: Run, evaluation: Samples, project: Project, client_si
             preprocessor = preprocessor_of(task, project.workload, Path(made))
         except NotServableError as error:
             raise InputError(f"{error}; {CLIENT_SIDE}") from None
-        testimony = serving(task, chain_of(preprocessor, run, task.outputs[0]), outside)
+        testimony = serving(task, chain_of(task, preprocessor, run), outside)
     if testimony.objection:
         raise InputError(f"{testimony}; {CLIENT_SIDE}")
     return testimony

@@ -176,7 +176,7 @@ def judge(
     checks = [onnx_check(graph), entry_check(staged, version.name, subject.name)]
     plain, preprocessor = OnnxRuntime(Target()).load(graph), staged_preprocessor(parts[0]) if parts else None
     if preprocessor:
-        some = evaluation.select(list(range(min(SAMPLES, len(evaluation)))))
+        some = evaluation.first(SAMPLES)
         wanted = outputs_of(torch_run(subject.pruned, subject.task), subject.task, some)
         checks += [raw_check(preprocessor, subject.task, plain, wanted, len(some)), *part_checks(staged)]
     with progress.track("asking transformers' pipeline", 1) as advance:

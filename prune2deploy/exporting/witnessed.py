@@ -17,9 +17,14 @@ PACKAGED = "package answers as transformers' pipeline"
 
 
 def refuse_unservable(project: Project, task: Task) -> None:
-    """Raise InputError, before any work, where a server is to make the model's inputs of raw samples and cannot."""
+    """Raise InputError, before any work, where a server is to make the model's inputs of raw samples and cannot.
+
+    Nor can it name the answers of a task whose outputs have no names.
+    """
     if not project.serving.with_tokenizer:
         return
+    if not task.label_names():
+        raise InputError(f"{task.name} gives no labels that a server could answer with; leave out --with-tokenizer")
     with tempfile.TemporaryDirectory() as made:
         try:
             task.write_preprocessing(Path(made), project.workload)
@@ -41,7 +46,7 @@ def witness_checks(
     with tempfile.TemporaryDirectory() as made:
         try:
             served = preprocessor or preprocessor_of(task, subject.project.workload, Path(made))
-            packaged = serving(task, chain_of(served, graph.run, task.outputs[0]), outside)
+            packaged = serving(task, chain_of(task, served, graph.run), outside)
         except NotServableError:
             packaged = reading(task, graph.run, evaluation, outside)
     return [dense.as_check(READ), packaged.as_check(PACKAGED)]

@@ -15,7 +15,7 @@ from prune2deploy.models.hub import fetched
 from prune2deploy.models.logit_scale import factor_of, set_factor_
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.signature import signature_of
-from prune2deploy.models.weights import refuse_unfit, weight_files, weights_in
+from prune2deploy.models.weights import aliases_of, refuse_unfit, weight_files, weights_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -158,7 +158,8 @@ def save_pruned(model: "PreTrainedModel", plan: Plan, provenance: Provenance, so
     """Write the shrunk `model` into the existing `directory`: configuration, weights, processor files, plan."""
     from safetensors.torch import save_file
 
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    aliases = aliases_of(model)
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name not in aliases}
     save_file(state, directory / WEIGHTS_FILE, metadata={"format": "pt"})
     share(directory / WEIGHTS_FILE)
     model.config.to_json_file(directory / "config.json", use_diff=False)
@@ -205,7 +206,9 @@ def load(directory: str | Path) -> "PreTrainedModel":
         model = getattr(transformers, config.architectures[0])(config)
     shrink_(model, record.plan)
     try:
-        model.load_state_dict(load_file(weights), strict=True)
+        state = load_file(weights)
+        state |= {alias: state[name] for alias, name in aliases_of(model).items()}
+        model.load_state_dict(state, strict=True)
     except Exception as error:
         problem = str(error).splitlines()[-1].strip()  # torch's first line names none
         raise InputError(

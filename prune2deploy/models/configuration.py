@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from prune2deploy.errors import InputError, reason_of
 from prune2deploy.files import refuse_missing
-from prune2deploy.models.family import Family, family_named
+from prune2deploy.models.family import Family, family_named, is_language_model
 from prune2deploy.models.label_maps import is_placeholder, label_names
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ REMARKS = {
 
 
 def load_config(directory: Path) -> "PretrainedConfig":
-    """The configuration of the model in `directory`, with consistent label maps and all `SWITCHES` as we need them.
+    """The configuration of the model in `directory`, with consistent label maps, if any, and all `SWITCHES` as we need them.
 
     Raises InputError where it is missing, not supported, or says something that loading the model would read over.
     """
@@ -68,10 +68,11 @@ def load_config(directory: Path) -> "PretrainedConfig":
     refuse_odd_sizes(config, family, path)
     if hasattr(config, "num_channels") and not hasattr(config, "image_size"):
         config.image_size = size_made(directory)
-    names = label_names(values, path)
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: index for index, name in enumerate(names)}
-    refuse_other_heads(values, len(names), path)
+    if not is_language_model(config):
+        names = label_names(values, path)
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: index for index, name in enumerate(names)}
+        refuse_other_heads(values, len(names), path)
     for name, value in SWITCHES.items():
         if hasattr(config, name):
             setattr(config, name, value)
@@ -203,6 +204,8 @@ def worth_a_look(directory: Path) -> list[str]:
     notes = []
     if unknown := sorted(set(values) - known):
         notes.append(f"config.json has options that transformers does not read for this model: {', '.join(unknown)}")
+    if is_language_model(config):
+        return notes
     theirs = {int(index): str(name) for index, name in (values.get("id2label") or {}).items()}
     if is_placeholder(theirs) and not is_placeholder(config.id2label):
         notes.append(

@@ -59,6 +59,16 @@ def blocks_of(model: "PreTrainedModel") -> list[Block]:
     return [replace(block, root=f"{prefix}.{block.root}") for block in blocks]
 
 
+def is_language_model(config: "PretrainedConfig") -> bool:
+    """Whether the head gives a number for each token of the vocabulary, at every position."""
+    return (config.architectures or [""])[0].endswith("ForCausalLM")
+
+
+def outputs_of(config: "PretrainedConfig") -> int | str:
+    """What latency depends on of the head: the number of labels, or the vocabulary, at every position."""
+    return f"{config.vocab_size}each" if is_language_model(config) else config.num_labels
+
+
 def roots_of(blocks: list[Block]) -> list[str]:
     """The layers of `blocks`, in forward order."""
     return list(dict.fromkeys(block.root for block in blocks))

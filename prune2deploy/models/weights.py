@@ -173,6 +173,13 @@ def refuse_unfit(model: "PreTrainedModel", loading: dict[str, Any], files: list[
         )
 
 
+def aliases_of(model: "PreTrainedModel") -> dict[str, str]:
+    """The names of weights that go by another one, too, each with that other one: such a weight is stored once."""
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    every = model.named_parameters(remove_duplicate=False)
+    return {name: first[id(parameter)] for name, parameter in every if first[id(parameter)] != name}
+
+
 def _stored(files: list[Path], harmless: re.Pattern[str]) -> list[tuple[str, str]]:
     """The name and the type of every tensor in `files` that an answer may depend on."""
     from safetensors import safe_open

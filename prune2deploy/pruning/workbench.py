@@ -217,7 +217,7 @@ def calibration_samples(task: Task, project: Project) -> tuple[Samples, Samples,
         raise InputError(f"data {project.data.path!r}: {len(samples)} samples are too few to calibrate on; give 8 or more")
     order = np.random.default_rng(project.calibration.seed).permutation(len(samples))
     held_out, rest = sorted(order[:count].tolist()), sorted(order[count:].tolist())
-    return samples.select(rest[:wanted]), samples.select(held_out), samples.select(rest[wanted:])
+    return samples.select(rest[:wanted]), samples.select(held_out).first(HELD_OUT), samples.select(rest[wanted:])
 
 
 def find_table(project: Project, model: "PreTrainedModel", given: Path | None) -> tuple[LatencyTable, Path]:
@@ -257,7 +257,7 @@ def shrunk_equal(state: State, task: Task, samples: Samples) -> tuple["PreTraine
 
     whole = state.model if state.model.device.type == "cpu" else copy.deepcopy(state.model).cpu()
     slim = shrunk(whole, state.plan)
-    some = samples.select(list(range(min(32, len(samples)))))
+    some = samples.first(32)
     masked, small = (outputs_of(torch_run(model, task), task, some) for model in (whole, slim))
     difference, largest = difference_of(small, masked), largest_of(masked)
     if not difference <= EQUAL * max(1.0, largest):

@@ -15,7 +15,7 @@ from prune2deploy.errors import InputError, StoppedError
 from prune2deploy.files import Record
 from prune2deploy.progress import Progress
 from prune2deploy.repository.manifest import PartManifest, read_manifest, read_sealed
-from prune2deploy.repository.references import read_references
+from prune2deploy.repository.references import chosen, read_references
 from prune2deploy.repository.versions import located
 from prune2deploy.serving.client import Client, strings
 from prune2deploy.tasks.base import Arrays
@@ -90,10 +90,14 @@ class BenchResult(Record):
 
 @dataclass(frozen=True)
 class Request:
-    """Inputs of one request and what must come back, by name in whatever letters."""
+    """Inputs of one request and what must come back, by name in whatever letters.
+
+    `positions`: see References.
+    """
 
     inputs: Arrays
     wanted: Arrays
+    positions: Arrays
 
 
 @dataclass
@@ -110,9 +114,15 @@ class Tally:
     def note(self, request: Request, given: Arrays, tolerance: float) -> None:
         """Compare an answer, its outputs by name, with what it must be."""
         self.samples += len(next(iter(request.wanted.values())))
-        answered = {name.lower(): output for name, output in given.items()}
+        known = {name.lower(): name for name in request.wanted}
+        answered = {known[name.lower()]: output for name, output in given.items() if name.lower() in known}
+        try:
+            at_positions = chosen(answered, request.positions)
+        except (IndexError, ValueError):  # fewer positions, or fewer samples, than were sent
+            self.wrong += 1
+            return
         for name, wanted in request.wanted.items():
-            output = answered.get(name.lower())
+            output = at_positions.get(name)
             if output is None or output.shape != wanted.shape:
                 self.wrong += 1
                 return
@@ -201,14 +211,22 @@ def requests_for(entry: Path) -> tuple[Path, list[Request], float]:
     if raw:
         for row in range(len(next(iter(references.outputs.values())))):
             inputs = {name: strings([column[row]]) for name, column in references.raw.items()}
-            requests.append(Request(inputs, {name: wanted[row][None] for name, wanted in references.outputs.items()}))
+            wanted, positions = (
+                {name: array[row][None] for name, array in arrays.items()}
+                for arrays in (references.outputs, references.positions)
+            )
+            requests.append(Request(inputs, wanted, positions))
     else:
-        for (_, inputs), outputs in zip(
-            references.points(manifest.workload), references.workload_outputs, strict=True
-        ):
+        points = zip(
+            references.points(manifest.workload), references.workload_outputs, references.workload_positions, strict=True
+        )
+        for (_, inputs), outputs, places in points:
             rows = len(next(iter(inputs.values())))
-            wanted = {name: np.resize(output, (rows, *output.shape[1:])) for name, output in outputs.items()}
-            requests.append(Request(inputs, wanted))
+            wanted, positions = (
+                {name: np.resize(array, (rows, *array.shape[1:])) for name, array in arrays.items()}
+                for arrays in (outputs, places)
+            )
+            requests.append(Request(inputs, wanted, positions))
     return entry / version, requests, manifest.tolerance
 
 

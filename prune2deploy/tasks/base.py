@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, np.ndarray]
 RawSample = dict[str, bytes]  # by the name of the served input
+Labels = np.ndarray | list[np.ndarray]  # of samples, [n]; or of each sample's positions, [positions] each
+Run = Callable[[Arrays], Arrays]  # from inputs to outputs, both by name
+LOGITS = "logits"
 LARGEST_BATCH = 4096  # that an export promises to take
 FORWARD_TOKENS = 8192  # in a batch that only goes forward
+OUTPUTS = 2**26  # numbers that a batch puts out, or that are kept of several, 256 MB
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,13 @@ class Batch:
 
 
 class Samples(ABC):
-    """Samples of one split, in a fixed order; `labels` is [n] or None where the data has none."""
+    """Samples of one split, in a fixed order; `labels` is None where the data has none.
 
-    labels: np.ndarray | None
+    `outputs_each`: how many numbers the model puts out at each position; 0 where outputs of samples are few.
+    """
+
+    labels: Labels | None
+    outputs_each: int = 0
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -101,8 +109,14 @@ class Samples(ABC):
     def batches(self, size: int) -> Iterator[tuple[list[int], Batch]]:
         """All samples, at most `size` at a time, each batch with the indices of its samples."""
         lengths = [self.tokens(index) or 1 for index in range(len(self))]
-        for indices in grouped(self.order(), lengths, size, FORWARD_TOKENS):
+        tokens = min(FORWARD_TOKENS, OUTPUTS // max(1, self.outputs_each))
+        for indices in grouped(self.order(), lengths, size, tokens):
             yield indices, self.batch(indices)
+
+    def first(self, count: int) -> "Samples":
+        """The first `count`, or as many fewer, but one, as have outputs that can be kept."""
+        numbers = np.cumsum([(self.tokens(index) or 1) * self.outputs_each for index in range(min(count, len(self)))])
+        return self.select(list(range(max(1, int((numbers <= OUTPUTS).sum())))))
 
 
 def grouped(order: Sequence[int], lengths: Sequence[int], size: int, tokens: int) -> list[list[int]]:
@@ -129,6 +143,7 @@ class Task(ABC):
     requires: ClassVar[tuple[str, ...]]  # the packages that this file needs
     outputs: ClassVar[tuple[str, ...]]  # of the model, by name, in their order
     objective: "Joint"  # of these outputs
+    least_of_own: ClassVar[float] = 0.5  # of what its own labels would give, that a dense model reaches on the data's
 
     def __init__(self, model_dir: Path, config: "PretrainedConfig", data: DataSettings, root: Path):
         self.model_dir = model_dir
@@ -207,8 +222,8 @@ class Task(ABC):
         return {name: getattr(returned, name) for name in self.outputs}
 
     @abstractmethod
-    def constant(self, labels: np.ndarray) -> Arrays:
-        """The outputs [n, ...] of the best model that answers everything alike, for samples with `labels` [n]."""
+    def constant(self, labels: Labels) -> Run:
+        """The best model that answers everything alike, for samples with these labels."""
 
     @abstractmethod
     def label_names(self) -> list[str]:

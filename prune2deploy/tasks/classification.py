@@ -1,6 +1,5 @@
 """What text and image classification share: labels, loss, metric."""
 
-import copy
 import functools
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,23 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prune2deploy.data.splits import column, columns_of, place_of, read_split
+from prune2deploy.data.splits import column, columns_of, read_split
 from prune2deploy.errors import InputError
-from prune2deploy.tasks.base import Arrays, Samples, Task
+from prune2deploy.tasks.base import LOGITS, Arrays, Labels, Run, Samples
 from prune2deploy.tasks.labels import LabelColumn, class_of_label, label_texts
 from prune2deploy.tasks.metrics import Accuracy
 from prune2deploy.tasks.objectives import Categorical, Joint, Outputs
+from prune2deploy.tasks.rows import FromRows, called
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel
 
 LABEL_NAMES = ("label", "labels")
-LOGITS = "logits"
 NO_LABEL = ""  # in the project file: this data has no labels
 
 
-class Classification(Task):
+class Classification(FromRows):
     """One label a sample; logits [n, classes]."""
 
     reads_first_token = True
@@ -32,44 +30,9 @@ class Classification(Task):
     objective = Joint({LOGITS: Categorical()})
     make_samples: "Callable[[Dataset, np.ndarray | None, str], Samples]"  # of rows, their labels, and the split they are of
 
-    def calibration(self, count: int, seed: int) -> Samples:
-        """See Task."""
-        rows = read_split(self.data, self.data.calibration, self.root)
-        if len(rows) > count:
-            rows = rows.select(sorted(self._drawn(rows, count, seed)))
-        return self.make_samples(rows, self._labels(rows, self.data.calibration, required=False), self.data.calibration)
-
-    def reserve(self, count: int, seed: int, taken: int) -> Samples | None:
-        """See Task."""
-        rows = read_split(self.data, self.data.calibration, self.root)
-        if len(rows) <= taken:
-            return None
-        left = np.setdiff1d(np.arange(len(rows)), self._drawn(rows, taken, seed))
-        rows = rows.select(sorted(np.random.default_rng(seed).permutation(left)[:count].tolist()))
-        return self.make_samples(rows, self._labels(rows, self.data.calibration, required=False), self.data.calibration)
-
-    def evaluation(self) -> Samples:
-        """See Task."""
-        rows = read_split(self.data, self.data.evaluation, self.root)
-        return self.make_samples(rows, self._labels(rows, self.data.evaluation, required=True), self.data.evaluation)
-
-    def place(self, index: int) -> str:
-        """See Task."""
-        return self.placed(read_split(self.data, self.data.evaluation, self.root), index, self.data.evaluation)
-
-    def placed(self, rows: "Dataset", index: int, split: str) -> str:
-        """Where row `index` of `rows`, which are of `split`, comes from."""
-        return f"{place_of(rows, index, self.data, split, self.root)} (split {split!r})"
-
-    def _drawn(self, rows: "Dataset", count: int, seed: int) -> list[int]:
-        """`count` different rows, each as likely as its size says: statistics are sums over tokens."""
-        sizes = self.sizes(rows, self.data.calibration)
-        shares = None if sizes is None else sizes / sizes.sum()
-        return np.random.default_rng(seed).choice(len(rows), size=count, replace=False, p=shares).tolist()
-
-    def sizes(self, rows: "Dataset", split: str) -> np.ndarray | None:
-        """How much each of `rows`, of `split`, has to say, [n], above 0; None where they are all alike."""
-        return None
+    def samples_of(self, rows: "Dataset", split: str, judged: bool = False) -> Samples:
+        """See FromRows."""
+        return self.make_samples(rows, self._labels(rows, split, required=judged), split)
 
     def _labels(self, rows: "Dataset", split: str, required: bool) -> np.ndarray | None:
         """Class indices, [n]; None where the project says that there are none, and, unless `required`, where none are."""
@@ -118,22 +81,15 @@ class Classification(Task):
         """The likeliest class of each sample."""
         return outputs[LOGITS].values.argmax(-1)
 
-    def constant(self, labels: np.ndarray) -> Arrays:
+    def constant(self, labels: Labels) -> Run:
         """See Task: all for the most frequent class."""
-        outputs = np.zeros((len(labels), self.config.num_labels))
-        outputs[:, np.bincount(labels).argmax()] = 1
-        return {LOGITS: outputs}
+        answer = np.zeros(self.config.num_labels)
+        answer[np.bincount(labels).argmax()] = 1
 
-    def anew(self) -> "PreTrainedModel":
-        """The model, loaded as anybody would load it, in float32."""
-        import torch
-        import transformers
+        def run(inputs: Arrays) -> Arrays:
+            return {LOGITS: np.tile(answer, (len(next(iter(inputs.values()))), 1))}
 
-        model_class = getattr(transformers, self.config.architectures[0])
-        return model_class.from_pretrained(
-            self.model_dir, config=copy.deepcopy(self.config), dtype=torch.float32, use_safetensors=True,
-            trust_remote_code=False, attn_implementation="eager",
-        ).eval()  # fmt: skip
+        return run
 
     def in_order(self, answer: list[Any]) -> np.ndarray:
         """What a pipeline answers to one sample, a score for each label, as the logits [classes]."""
@@ -147,12 +103,6 @@ class Classification(Task):
         if twice := next((line for line in lines if lines.count(line) > 1), None):
             raise InputError(f"{self.model_dir}: two labels are {twice!r} on one line; rename one in config.json (id2label)")
         return lines
-
-
-def called(name: str, features: dict[str, object]) -> str | None:
-    """The column called `name`, or the only one that is called so in other letters (`Text`); None where there is none."""
-    alike = [name] if name in features else [each for each in features if each.lower() == name]
-    return alike[0] if len(alike) == 1 else None
 
 
 def guess_label(features: dict[str, object], given: dict[str, str], where: str) -> str:

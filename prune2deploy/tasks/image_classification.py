@@ -16,8 +16,9 @@ from prune2deploy.data.splits import column, read_split
 from prune2deploy.errors import InputError, NotServableError, reason_of
 from prune2deploy.files import pretty_json, write_text
 from prune2deploy.tasks.base import LARGEST_BATCH, Arrays, Batch, RawSample, Samples
-from prune2deploy.tasks.classification import Classification, called, guess_label
+from prune2deploy.tasks.classification import Classification, guess_label
 from prune2deploy.tasks.odd_images import odd_images
+from prune2deploy.tasks.rows import called
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -40,6 +41,8 @@ class ImageSamples(Samples):
 
     `rows`, of `split`, have images that are not decoded.
     """
+
+    labels: np.ndarray | None
 
     def __init__(self, task: "ImageClassification", rows: "Dataset", split: str, labels: np.ndarray | None):
         self.task = task

@@ -1,21 +1,19 @@
 """Running samples through a model or an engine."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prune2deploy.errors import Prune2DeployError
-from prune2deploy.tasks.base import Arrays, Samples, Score, Task, tensors
+from prune2deploy.tasks.base import Arrays, Labels, Run, Samples, Score, Task, tensors
 from prune2deploy.tasks.metrics import Metric
-from prune2deploy.tasks.objectives import Outputs
+from prune2deploy.tasks.objectives import IGNORED, Outputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BATCH = 32
-Run = Callable[[Arrays], Arrays]  # from inputs to outputs, both by name
 
 
 def torch_run(model: "PreTrainedModel", task: Task) -> Run:
@@ -44,29 +42,48 @@ def finite(run: Run, otherwise: Prune2DeployError) -> Run:
 
 def outputs_of(run: Run, task: Task, samples: Samples, batch_size: int = BATCH) -> Outputs:
     """What `run` puts out for all samples, in their order."""
+    rows = rows_of(run, task, samples, batch_size)
+    return {name: part.gathered(rows[name]) for name, part in task.objective.parts.items()}
+
+
+def rows_of(run: Run, task: Task, samples: Samples, batch_size: int = BATCH) -> dict[str, list[np.ndarray]]:
+    """The same sample by sample: of each what counts (see `Objective.by_sample`)."""
     parts = task.objective.parts
     rows: dict[str, dict[int, np.ndarray]] = {name: {} for name in parts}
     for indices, batch in samples.batches(batch_size):
         said = run(batch.inputs)
         for name, part in parts.items():
             rows[name] |= dict(zip(indices, part.by_sample(said[name], batch.valid), strict=True))
-    return {name: part.gathered([rows[name][index] for index in range(len(samples))]) for name, part in parts.items()}
+    return {name: [rows[name][index] for index in range(len(samples))] for name in parts}
 
 
-def labels_of(run: Run, task: Task, samples: Samples) -> np.ndarray:
-    """The labels of `samples`, [n, ...]; where they have none, what `run`, the dense model, says, batch by batch."""
+def labels_of(run: Run, task: Task, samples: Samples) -> Labels:
+    """The labels of `samples`; where they have none, what `run`, the dense model, says, batch by batch.
+
+    Labels of positions are then as long as the batch that `metric_of` will make of the same samples.
+    """
     if samples.labels is not None:
         return samples.labels
-    parts = task.objective.parts
     found: dict[int, np.ndarray] = {}
     for indices, batch in samples.batches(BATCH):
-        said = run(batch.inputs)
-        outputs = {name: part.gathered(part.by_sample(said[name], batch.valid)) for name, part in parts.items()}
-        found |= dict(zip(indices, task.predictions(outputs), strict=True))
-    return np.stack([found[index] for index in range(len(samples))])
+        found |= dict(zip(indices, own_labels(task, run(batch.inputs), batch.valid), strict=True))
+    rows = [found[index] for index in range(len(samples))]
+    return np.stack(rows) if len({row.shape for row in rows}) == 1 else rows
 
 
-def metric_of(run: Run, task: Task, samples: Samples, labels: np.ndarray) -> Metric:
+def own_labels(task: Task, said: Arrays, counted: np.ndarray | None) -> np.ndarray:
+    """What a model that `said` this takes for right: [n, ...], or [n, positions, ...] with `IGNORED` where none counts."""
+    parts = task.objective.parts
+    found = task.predictions({name: part.gathered(part.by_sample(said[name], counted)) for name, part in parts.items()})
+    if not any(part.per_position for part in parts.values()):
+        return found
+    places = np.ones(next(iter(said.values())).shape[:2], dtype=bool) if counted is None else counted
+    labels = np.full((*places.shape, *found.shape[1:]), IGNORED, dtype=found.dtype)
+    labels[places] = found
+    return labels
+
+
+def metric_of(run: Run, task: Task, samples: Samples, labels: Labels) -> Metric:
     """The task metric of `run` over `samples`, batch by batch, so that no outputs are kept.
 
     Two metrics of the same samples have the same order, so that they can be compared sample by sample.
@@ -74,12 +91,13 @@ def metric_of(run: Run, task: Task, samples: Samples, labels: np.ndarray) -> Met
     Args:
         run: from inputs to outputs.
         task: what the samples are of.
-        samples: with or without labels of their own.
-        labels: [n, ...], what is right (see `labels_of`).
+        samples: with labels of their own, which are right then, or without.
+        labels: what is right where they have none (see `labels_of`).
     """
     metric = task.metric()
     for indices, batch in samples.batches(BATCH):
-        metric.update(run(batch.inputs), labels[indices], batch.valid)
+        right = batch.labels if batch.labels is not None else np.stack([labels[index] for index in indices])
+        metric.update(run(batch.inputs), right, batch.valid)
     return metric
 
 

@@ -6,6 +6,7 @@ from prune2deploy.config import Project
 from prune2deploy.errors import InputError
 from prune2deploy.tasks.base import Task
 from prune2deploy.tasks.image_classification import ImageClassification
+from prune2deploy.tasks.next_token import NextToken
 from prune2deploy.tasks.text_classification import TextClassification
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from transformers import PretrainedConfig
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (TextClassification, ImageClassification)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (TextClassification, ImageClassification, NextToken)}
 
 
 def task_named(name: str) -> type[Task]:

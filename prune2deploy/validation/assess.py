@@ -150,7 +150,7 @@ def workload_of(project: Project, task: Task, samples: Samples) -> list[tuple[Wo
 
 def compare_outputs(subject: Subject, engine: Engine, evaluation: Samples) -> tuple[Numerics, list[Check]]:
     """The exported graph and its engine against PyTorch, in batches and one by one, and pruned against dense."""
-    some = evaluation.select(list(range(min(SAMPLES, len(evaluation)))))
+    some = evaluation.first(SAMPLES)
     task = subject.task
     wanted, dense = (outputs_of(torch_run(model, task), task, some) for model in (subject.pruned, subject.dense))
     largest = largest_of(wanted)

@@ -3,8 +3,8 @@
 import numpy as np
 
 from prune2deploy.errors import InputError
-from prune2deploy.tasks.base import Arrays, Samples, Score, Task
-from prune2deploy.tasks.predict import Run, outputs_of
+from prune2deploy.tasks.base import Run, Samples, Score, Task
+from prune2deploy.tasks.predict import BATCH, metric_of, own_labels
 
 SCORED = 256  # samples at most: the standard error of an accuracy is then 3 points or less
 LEAST = 32
@@ -15,29 +15,26 @@ EACH = 256  # positions of a sample whose number is not known
 def dense_score(task: Task, run: Run, samples: Samples, force: bool) -> Score:
     """The task metric of the dense model `run` on a share of `samples`, which have labels.
 
-    Raises InputError, unless `force`, where it is below what one answer to everything reaches, or below half of what the
-    model's own labels would give.
+    Raises InputError, unless `force`, where it is below what one answer to everything reaches, or below the share of what
+    the model's own labels would give that the task asks for.
     """
     some = drawn(samples)
     assert some.labels is not None
-    outputs = outputs_of(run, task, some)
-    said = {name: output.values for name, output in outputs.items()}
-    score = _score(task, said, some.labels)
-    constant = _score(task, task.constant(some.labels), some.labels)
-    own = _score(task, said, task.predictions(outputs))
-    if not force and score.value < max(constant.value, own.value / 2):
+    model, own = task.metric(), task.metric()
+    for _, batch in some.batches(BATCH):
+        assert batch.labels is not None
+        said = run(batch.inputs)
+        model.update(said, batch.labels, batch.valid)
+        own.update(said, own_labels(task, said, batch.valid), batch.valid)
+    constant = metric_of(task.constant(some.labels), task, some, some.labels).score()
+    score, best = model.score(), own.score()
+    if not force and score.value < max(constant.value, task.least_of_own * best.value):
         raise InputError(
             f"labels and model do not fit together: the dense model reaches {score} on {task.data.path!r}, one answer to "
-            f"everything {constant.value:.2f}, the model's own labels {own.value:.2f}; is it another column, another order "
+            f"everything {constant.value:.2f}, the model's own labels {best.value:.2f}; is it another column, another order "
             "of labels, another model? --force goes on"
         )
     return score
-
-
-def _score(task: Task, outputs: Arrays, labels: np.ndarray) -> Score:
-    metric = task.metric()
-    metric.update(outputs, labels)
-    return metric.score()
 
 
 def drawn(samples: Samples) -> Samples:

@@ -12,8 +12,8 @@ import numpy as np
 
 from prune2deploy.config import WorkloadPoint
 from prune2deploy.errors import reason_of
-from prune2deploy.tasks.base import Arrays, RawSample, Samples, Task
-from prune2deploy.tasks.predict import Run, outputs_of
+from prune2deploy.tasks.base import Arrays, RawSample, Run, Samples, Task
+from prune2deploy.tasks.predict import rows_of
 from prune2deploy.validation.record import Check
 
 USUAL = 8  # samples of the user's data that the witness sees
@@ -21,7 +21,8 @@ TOLERANCE = 1e-3  # of the largest logit: both sides compute in float32, and rou
 ROUNDING = 1e-5  # of the largest logit: less than that apart, answers are the same
 Answer = Callable[[RawSample], np.ndarray]
 Preprocessor = Callable[[dict[str, list[bytes]]], Arrays]
-Answers = dict[str, np.ndarray | str]  # by the name of the sample: its logits, or why there are none
+# by the name of the sample: its logits, or why there are none; [classes], or of every position, [positions, classes]
+Answers = dict[str, np.ndarray | str]
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,13 @@ class Testimony:
 def reading(task: Task, run: Run, samples: Samples, outside: Answer) -> Testimony:
     """Whether the first of `samples`, the evaluation split as we read it, give `run` what their raw form gives `outside`."""
     usual = usual_samples(task)
-    outputs = outputs_of(run, task, samples.select(list(range(len(usual)))))[task.outputs[0]].values
+    name = task.outputs[0]
+    rows = rows_of(run, task, samples.select(list(range(len(usual)))))[name]
+    outputs = task.objective.parts[name].gathered(rows).values
     apart = float(np.ptp(outputs, axis=0).max())
     if len({tuple(sample.values()) for sample in usual.values()}) > 1 and apart <= ROUNDING * float(np.abs(outputs).max()):
         return Testimony(len(usual), 0, 0.0, "the model answers all samples alike: are these its weights?")
-    ours: Answers = dict(zip(usual, outputs, strict=True))
+    ours: Answers = dict(zip(usual, rows, strict=True))
     return _compared(task, ours, _answers(outside, usual), "our reading of model and data")
 
 
@@ -75,9 +78,15 @@ def preprocessor_of(task: Task, workload: Sequence[WorkloadPoint], directory: Pa
     return importlib.import_module(f"prune2deploy.serving.served.{task.served}").Preprocessor(directory)
 
 
-def chain_of(preprocessor: Preprocessor, run: Run, output: str) -> Answer:
-    """Raw samples through the served preprocessing, and then through `run`: what `output` has of each."""
-    return lambda sample: run(preprocessor({name: [data] for name, data in sample.items()}))[output][0]
+def chain_of(task: Task, preprocessor: Preprocessor, run: Run) -> Answer:
+    """Raw samples through the served preprocessing, and then through `run`: what the first output has of each."""
+    output = task.outputs[0]
+
+    def answer(sample: RawSample) -> np.ndarray:
+        inputs = preprocessor({name: [data] for name, data in sample.items()})
+        return task.objective.parts[output].by_sample(run(inputs)[output], task.counted(inputs))[0]
+
+    return answer
 
 
 def _answers(answer: Answer, samples: dict[str, RawSample]) -> Answers:
@@ -95,28 +104,41 @@ def _compared(task: Task, ours: Answers, theirs: Answers, what: str, odd: Collec
     largest, refused, their = 0.0, 0, None
     for name, mine in ours.items():
         their = theirs[name]
-        objection = f"{name}: transformers' pipeline gives {_told(task, their)}, and {what} gives {_told(task, mine)}"
         if isinstance(their, str) and (name in odd or isinstance(mine, str)):
             refused += 1
             continue
-        if isinstance(mine, str) or isinstance(their, str):
-            return Testimony(len(ours), refused, float("inf"), objection)
+        if isinstance(mine, str) or isinstance(their, str) or mine.shape != their.shape:
+            return Testimony(len(ours), refused, float("inf"), _objection(task, name, their, mine, what))
         if not np.isfinite(their).all():
-            nothing = f"{name}: the model itself gives no numbers, but {their.tolist()[:3]}"
+            nothing = f"{name}: the model itself gives no numbers, but {their.ravel().tolist()[:3]}"
             return Testimony(len(ours), refused, float("nan"), nothing)
-        difference = float(np.abs(mine - their).max())
-        if not difference <= TOLERANCE * max(1.0, float(np.abs(their).max())):  # NaN is too far, too
-            return Testimony(len(ours), refused, difference, f"{objection} (logits differ by {difference:.2g})")
+        difference = float(np.abs(mine - their).max(initial=0.0))
+        if not difference <= TOLERANCE * max(1.0, float(np.abs(their).max(initial=0.0))):  # NaN is too far, too
+            objection = f"{_objection(task, name, their, mine, what)} (logits differ by {difference:.2g})"
+            return Testimony(len(ours), refused, difference, objection)
         largest = max(largest, difference)
     if refused == len(ours):
         return Testimony(len(ours), refused, float("inf"), f"transformers' own pipeline takes none of the samples: {their}")
     return Testimony(len(ours), refused, largest, None)
 
 
+def _objection(task: Task, name: str, their: np.ndarray | str, mine: np.ndarray | str, what: str) -> str:
+    """Both answers to the sample `name`, for people; of answers at many positions, those that differ most."""
+    where = ""
+    if isinstance(mine, np.ndarray) and isinstance(their, np.ndarray) and their.ndim > 1:
+        if len(mine) != len(their):
+            return f"{name}: transformers' pipeline has {len(their)} tokens, and {what} has {len(mine)}"
+        place = int(np.nan_to_num(np.abs(mine - their), nan=np.inf).max(-1).argmax())
+        mine, their, where = mine[place], their[place], f" at token {place + 1} of {len(their)}"
+    return f"{name}: transformers' pipeline gives {_told(task, their)}{where}, and {what} gives {_told(task, mine)}"
+
+
 def _told(task: Task, answer: np.ndarray | str) -> str:
     """An answer for people: its label and probability, or why there is none."""
     if isinstance(answer, str):
         return f"no answer ({answer})"
+    if answer.ndim > 1:
+        return f"answers to {len(answer)} tokens"
     odds = np.exp(answer - answer.max())
-    best = int(answer.argmax())
-    return f"{task.label_names()[best]!r} ({odds[best] / odds.sum():.3f})"
+    best, names = int(answer.argmax()), task.label_names()
+    return f"{repr(names[best]) if names else f'class {best}'} ({odds[best] / odds.sum():.3f})"

@@ -17,7 +17,8 @@ from prune2deploy.exporting.parts import SERVED as SERVED_FILES
 from prune2deploy.repository.check import check_repository
 from prune2deploy.repository.versions import versions_of
 from prune2deploy.serving.served import image, text
-from prune2deploy.tasks.text_classification import TextClassification, padded_lengths
+from prune2deploy.tasks.text_classification import TextClassification
+from prune2deploy.tasks.texts import padded_lengths
 
 pytest_plugins = ("made",)
 SERVED = ["--serve", "python", "--with-tokenizer", "--name", "topics", "--json"]

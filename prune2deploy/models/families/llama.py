@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from prune2deploy.models.block import Block, Cut, StandIn
-from prune2deploy.models.family import Family
+from prune2deploy.models.family import Family, outputs_of
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
@@ -39,10 +39,10 @@ def blocks(config: "LlamaConfig") -> list[Block]:
 
 FAMILY = Family(
     model_type="llama",
-    heads={"LlamaForSequenceClassification": "score"},
+    heads={"LlamaForSequenceClassification": "score", "LlamaForCausalLM": "lm_head"},
     blocks=blocks,
     fixed=lambda config: {
         "hidden_size": config.hidden_size, "activation": config.hidden_act, "norm": "pre",
-        "group": config.num_attention_heads // config.num_key_value_heads, "outputs": config.num_labels,
+        "group": config.num_attention_heads // config.num_key_value_heads, "outputs": outputs_of(config),
     },
 )  # fmt: skip

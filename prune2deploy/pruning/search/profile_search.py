@@ -96,7 +96,7 @@ class CalibrationLoss:
     def __init__(self, calibration: Calibration, stitch: Stitch):
         chosen = np.random.default_rng(calibration.seed).permutation(len(calibration.samples))[:SAMPLES]
         self.stitch, self.task = stitch, calibration.task
-        self.samples = calibration.samples.select(sorted(chosen.tolist()))
+        self.samples = calibration.samples.select(sorted(chosen.tolist())).first(SAMPLES)
         self.model = copy.deepcopy(calibration.model)
         self.reference = outputs_of(torch_run(self.model, self.task), self.task, self.samples)
         self.kept = {block: list(range(block.units)) for block in calibration.blocks}  # of what is stitched now

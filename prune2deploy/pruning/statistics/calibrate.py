@@ -45,7 +45,8 @@ class Calibration:
     def batches(self) -> list[tuple[int, list[int]]]:
         """(number, indices of samples) of the batches that this process takes; small enough to go back through."""
         projections = [(block.calls, output_projection(self.model, block)) for block in self.blocks]
-        for_each_token = 3 * sum(calls * (each.in_features + each.out_features) for calls, each in projections)
+        passed = sum(calls * (each.in_features + each.out_features) for calls, each in projections)
+        for_each_token = 3 * (passed + self.samples.outputs_each)
         lengths = lengths_of(self.model, self.samples).tolist()
         every = grouped(self.samples.order(), lengths, BATCH, ACTIVATIONS // for_each_token)
         ours = team()

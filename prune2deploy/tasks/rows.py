@@ -1,0 +1,81 @@
+"""Tasks whose samples are rows of a calibration and of an evaluation split."""
+
+import copy
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prune2deploy.data.splits import place_of, read_split
+from prune2deploy.tasks.base import Samples, Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel
+
+
+def called(name: str, features: dict[str, object]) -> str | None:
+    """The column called `name`, or the only one that is called so in other letters (`Text`); None where there is none."""
+    alike = [name] if name in features else [each for each in features if each.lower() == name]
+    return alike[0] if len(alike) == 1 else None
+
+
+class FromRows(Task):
+    """Reads the splits, and draws from them."""
+
+    def rows(self, split: str) -> "Dataset":
+        """The rows of `split` that become samples."""
+        return read_split(self.data, split, self.root)
+
+    @abstractmethod
+    def samples_of(self, rows: "Dataset", split: str, judged: bool = False) -> Samples:
+        """Samples of `rows`, of `split`; `judged`: to be scored, so that labels that the project names must be there."""
+
+    def calibration(self, count: int, seed: int) -> Samples:
+        """See Task."""
+        rows = self.rows(self.data.calibration)
+        if len(rows) > count:
+            rows = rows.select(sorted(self._drawn(rows, count, seed)))
+        return self.samples_of(rows, self.data.calibration)
+
+    def reserve(self, count: int, seed: int, taken: int) -> Samples | None:
+        """See Task."""
+        rows = self.rows(self.data.calibration)
+        if len(rows) <= taken:
+            return None
+        left = np.setdiff1d(np.arange(len(rows)), self._drawn(rows, taken, seed))
+        rows = rows.select(sorted(np.random.default_rng(seed).permutation(left)[:count].tolist()))
+        return self.samples_of(rows, self.data.calibration)
+
+    def evaluation(self) -> Samples:
+        """See Task."""
+        return self.samples_of(self.rows(self.data.evaluation), self.data.evaluation, judged=True)
+
+    def place(self, index: int) -> str:
+        """See Task."""
+        return self.placed(self.rows(self.data.evaluation), index, self.data.evaluation)
+
+    def placed(self, rows: "Dataset", index: int, split: str) -> str:
+        """Where row `index` of `rows`, which are of `split`, comes from."""
+        return f"{place_of(rows, index, self.data, split, self.root)} (split {split!r})"
+
+    def _drawn(self, rows: "Dataset", count: int, seed: int) -> list[int]:
+        """`count` different rows, each as likely as its size says: statistics are sums over tokens."""
+        sizes = self.sizes(rows, self.data.calibration)
+        shares = None if sizes is None else sizes / sizes.sum()
+        return np.random.default_rng(seed).choice(len(rows), size=count, replace=False, p=shares).tolist()
+
+    def sizes(self, rows: "Dataset", split: str) -> np.ndarray | None:
+        """How much each of `rows`, of `split`, has to say, [n], above 0; None where they are all alike."""
+        return None
+
+    def anew(self) -> "PreTrainedModel":
+        """The model, loaded as anybody would load it, in float32."""
+        import torch
+        import transformers
+
+        model_class = getattr(transformers, self.config.architectures[0])
+        return model_class.from_pretrained(
+            self.model_dir, config=copy.deepcopy(self.config), dtype=torch.float32, use_safetensors=True,
+            trust_remote_code=False, attn_implementation="eager",
+        ).eval()  # fmt: skip
