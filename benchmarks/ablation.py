@@ -59,13 +59,8 @@ class Changed(OursMethod):
 
 class UniformTokens(Changed):
     def changed(self, moments: Moments) -> Moments:
-<<<<<<< HEAD
-        alike = {block: [np.ones_like(each) for each in weights] for block, weights in moments.weights.items()}
-        return Moments(moments.blocks, alike)
-=======
         even = {block: [np.ones_like(each) for each in weights] for block, weights in moments.weights.items()}
         return Moments(moments.blocks, even)
->>>>>>> wt-n
 
 
 class PlainError(Changed):

@@ -8,27 +8,17 @@ Nothing runs a plan here: that they compute what they should is for a machine wi
 
 import argparse
 import json
-import shutil
 import time
 from pathlib import Path
 from unittest import mock
 
-<<<<<<< HEAD
-import torch
-from transformers import BertConfig, BertForSequenceClassification, ViTImageProcessor
-=======
 from on_gpu import save_random_bert
 from transformers import BertConfig, ViTImageProcessor
->>>>>>> wt-n
 
 from prune2deploy.config import Project, Target
 from prune2deploy.files import pretty_json, write_text
 from prune2deploy.graphs.onnx_model import export_onnx
-<<<<<<< HEAD
-from prune2deploy.models.checkpoint import load_dense, processor_files
-=======
 from prune2deploy.models.checkpoint import load_dense
->>>>>>> wt-n
 from prune2deploy.models.family import blocks_of
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.signature import signature_of
@@ -42,16 +32,6 @@ from prune2deploy.tasks.registry import task_of
 TEXT = [{"batch": 1, "seq_len": 128}, {"batch": 32, "seq_len": 128}]
 IMAGES = [{"batch": 1}, {"batch": 32}]
 RAGGED = {"attention": (5, 7, 0, 12, 3, 1), "ffn": (1536, 700, 768, 0, 64, 1000)}
-
-
-def random_bert(shared: Path, work: Path) -> Path:
-    """BERT-base's shape with random weights, and the tokenizer of the shared model beside them."""
-    directory = work / "bert-base"
-    torch.manual_seed(0)
-    BertForSequenceClassification(BertConfig(num_labels=2)).save_pretrained(directory)
-    for file in processor_files(shared / "models" / "minilm-sst2"):
-        shutil.copy2(file, directory / file.name)
-    return directory
 
 
 def deit(shared: Path, work: Path) -> Path:
@@ -85,13 +65,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-<<<<<<< HEAD
-=======
     save_random_bert(options.work / "bert-base", BertConfig(num_labels=2))
->>>>>>> wt-n
     text, images = "text-classification", "image-classification"
     cases = {
-        "BERT-base shape, dense": (random_bert(options.shared, options.work), text, None),
+        "BERT-base shape, dense": (options.work / "bert-base", text, None),
         "MiniLM-L6, ragged, two blocks vanished": (options.shared / "models" / "minilm-sst2", text, RAGGED),
         "DeiT-tiny, dense": (deit(options.shared, options.work), images, None),
     }

@@ -36,11 +36,7 @@ def random_bert(directory: Path, config: BertConfig, options: argparse.Namespace
     BertForSequenceClassification(config).save_pretrained(model)
     for file in processor_files(options.tokenizer):
         shutil.copy2(file, model / file.name)
-<<<<<<< HEAD
-    project = init(str(model.resolve()), str(options.data.resolve()), directory).project
-=======
     project = init(str(model.resolve()), str(options.data.resolve()), directory, force=True).project
->>>>>>> wt-n
     calibration = project.calibration.model_copy(update={"device": options.device})
     return project.model_copy(update={"calibration": calibration})
 

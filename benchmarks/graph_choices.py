@@ -56,13 +56,8 @@ def main() -> None:
         directory = Path(project.model)
         model = load_dense(directory)
         task = task_of(project, directory, model.config)
-<<<<<<< HEAD
-        signature = signature_of(model.config)
-        half = shrunk(model, Plan.of(signature, {block: range(block.units // 2) for block in blocks_of(model)}))
-=======
         kept = {block: range(block.units // 2) for block in blocks_of(model)}
         half = shrunk(model, Plan.of(signature_of(model.config), kept))
->>>>>>> wt-n
         runtime, engines = OnnxRuntime(Target()), {}
         for name, each in (("dense", model), ("half", half)):
             plain = work / f"{name}.onnx"

@@ -37,7 +37,6 @@ MODELS = {
     "bert-base": {},
 }
 POINTS = [{"batch": 1, "seq_len": 128}, {"batch": 32, "seq_len": 128}]
-VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b")  # a model without a tokenizer is refused
 SHARES = {"half": 0.5, "third": 1 / 3}
 
 
@@ -56,13 +55,7 @@ def project_of(name: str, runtime: str, precision: str, work: Path) -> Project:
     """A project whose model has random weights; its data is never read."""
     directory = work / name
     if not directory.exists():
-<<<<<<< HEAD
-        torch.manual_seed(0)
-        BertForSequenceClassification(BertConfig(num_labels=2, **MODELS[name])).save_pretrained(directory)
-        (directory / "vocab.txt").write_text("\n".join(VOCABULARY), encoding="utf-8")
-=======
         save_random_bert(directory, BertConfig(num_labels=2, **MODELS[name]))
->>>>>>> wt-n
     values = {
         "model": str(directory), "task": "text-classification", "data": {"path": "none", "columns": {"text": "text"}},
         "workload": POINTS, "target": {"device": "gpu", "runtime": runtime, "precision": precision},
