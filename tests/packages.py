@@ -71,7 +71,8 @@ def write_staged(staged, version, bias, backend="python", **settings):
     write_arrays(folder / "reference.safetensors", {
         **{f"input.{name}": array for name, array in inputs.items()}, "output.logits": expected(inputs, bias),
         "raw.TEXT.0": np.frombuffer(b"a text", np.uint8), "raw.TEXT.1": np.frombuffer(b"another", np.uint8),
-        **{f"workload.0.{name}": array for name, array in inputs.items()}, "workload_output.0.logits": expected(inputs, bias),
+        **{f"workload.0.{name}": array for name, array in inputs.items()},
+        "workload_output.0.logits": expected(inputs, bias),
     })  # fmt: skip
 
 

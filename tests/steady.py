@@ -24,6 +24,7 @@ from prune2deploy.runtimes.measure import Timing
 from prune2deploy.runtimes.nvml import GpuWatch
 from prune2deploy.runtimes.ort import OnnxRuntime, OrtEngine
 
+PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "Conv", "FusedConv")
 CALL_MS, MS_PER_BYTE = 0.05, 3e-5  # the tiny models, dense, take 3 ms
 PADDED_MS, USED_MS = 0.4, 0.1  # more, for inputs with padding, and in a session that has run other shapes
 FINAL = "measuring dense and pruned"  # how the measurement that decides about an export is announced
@@ -36,7 +37,7 @@ def multiplied_bytes(onnx_file):
     """Bytes of the weights that matrix products read."""
     graph = onnx.load(onnx_file).graph
     sizes = {entry.name: numpy_helper.to_array(entry).nbytes for entry in graph.initializer}
-    used = {name for node in graph.node if node.op_type in ("MatMul", "Gemm", "FusedMatMul", "Conv", "FusedConv") for name in node.input}
+    used = {name for node in graph.node if node.op_type in PRODUCTS for name in node.input}
     return sum(size for name, size in sizes.items() if name in used)
 
 

@@ -22,7 +22,7 @@ CONFIGURATIONS = {
     "modernbert": ModernBertConfig(
         **TEXT, **PLAIN, local_attention=6, global_attn_every_n_layers=2, cls_token_id=2, sep_token_id=3, bos_token_id=2,
         eos_token_id=3, reference_compile=False,
-    ),  # fmt: skip
+    ),
     "llama": LlamaConfig(**TEXT, **PLAIN, num_key_value_heads=2, bos_token_id=2, eos_token_id=3),
     "vit": ViTConfig(**LABELS, **PLAIN, image_size=16, patch_size=4),
     "swin": SwinConfig(
@@ -31,7 +31,7 @@ CONFIGURATIONS = {
     "resnet": ResNetConfig(
         **LABELS, embedding_size=8, hidden_sizes=[16, 24], depths=[2, 2], layer_type="bottleneck"
     ),
-}  # fmt: skip
+}
 
 
 def model_of(family):

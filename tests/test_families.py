@@ -234,18 +234,16 @@ def test_the_whole_way(family, folder, tmp_path, monkeypatch):
     points = ["--batch", 2, *(["--seq-len", 8] if structures.is_text(family) else [])]
     model, data = folder / "model", folder / "data"
     answer(cli("init", model, "--data", data, *points, "--threads", 1, "--samples", 16, "--force", "--json"))
-    table = answer(cli("profile", "--json"))
+    answer(cli("profile", "--json"))
     said = answer(cli("run", "--speedup", 1.4, "--json"))
-    assert said["verdict"] == "passed"
-    assert said["speedup"] >= 1.4
-    assert answer(cli("validate", said["path"], "--json"))["verdict"] == "passed"
-    widths = said["widths"] if "widths" in said else {}
-    assert table and clock.asked and (not widths or min(widths.values()) >= 0)
+    assert (said["verdict"], said["speedup"] >= 1.4) == ("passed", True)
+    assert answer(cli("validate", said["path"], "--json"))["passed"]
+    assert all(description.startswith("timing padding") for description in clock.padded)
 
 
 def row(family):
     """What `docs/families.md` says of a family."""
-    dense = load_dense_of(family)
+    dense = structures.model_of(family)
     signature = signature_of(dense.config)
     blocks = blocks_of(dense)
     kinds = ", ".join(f"{kind} ({units_of(blocks, kind)})" for kind in signature.kinds)
@@ -257,17 +255,14 @@ def row(family):
         "feeds a bottleneck" if any(not block.entry for block in blocks) else "",
         "convolutions" if any("channels" in block.kind for block in blocks) else "",
     ]
-    return f"| `{family}` | {heads} | {kinds} | {len(signature.curves)} | {'; '.join(filter(None, traits)) or 'equal layers'} |"
+    structure = "; ".join(filter(None, traits)) or "equal layers"
+    return f"| `{family}` | {heads} | {kinds} | {len(signature.curves)} | {structure} |"
 
 
 def units_of(blocks, kind):
     """What of a tiny model's layer is cut, in words of its paths."""
     block = next(block for block in blocks if block.kind == kind)
     return f"`{'`, `'.join(cut.path for cut in block.cuts)}` → `{block.output}`"
-
-
-def load_dense_of(family):
-    return structures.model_of(family)
 
 
 def test_the_table_in_the_docs_is_what_these_tests_ran_on():

@@ -46,7 +46,8 @@ def test_writing_into_the_matrix_changes_the_module(seen):
     with torch.no_grad():
         as_matrix(module).weight.mul_(2)
         bias = as_rows(module(torch.zeros_like(given)), SAMPLES)
-        torch.testing.assert_close(as_rows(module(given), SAMPLES), 2 * as_rows(output, SAMPLES) - bias, rtol=1e-4, atol=1e-5)
+        twice = 2 * as_rows(output, SAMPLES) - bias
+        torch.testing.assert_close(as_rows(module(given), SAMPLES), twice, rtol=1e-4, atol=1e-5)
 
 
 def test_factors_are_those_of_columns_sample_by_sample(seen):

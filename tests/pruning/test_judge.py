@@ -7,6 +7,7 @@ import torch
 from said import divergence, logits_of
 
 from prune2deploy.errors import CheckFailedError, InputError
+from prune2deploy.models.family import head_of
 from prune2deploy.models.logit_scale import scale_logits_
 from prune2deploy.models.surgery import mask_
 from prune2deploy.progress import Progress
@@ -110,7 +111,7 @@ def test_divergence_that_is_no_number_is_refused(case, monkeypatch):
 def test_model_whose_last_layer_says_the_same_of_everything(case):
     model = copy.deepcopy(case.model)
     with torch.no_grad():
-        for parameter in layers_of(model)[-1].parameters():
+        for parameter in tiny.layers_of(model)[-1].parameters():
             parameter.zero_()
     judged = Stages(model, case.task, case.samples, case.samples, Progress())
     everything = tiny.plan_keeping(model, lambda block: block.units)

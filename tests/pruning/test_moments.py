@@ -3,6 +3,7 @@ import copy
 import numpy as np
 import pytest
 import synthetic
+import tiny
 import torch
 
 from prune2deploy.errors import InputError
@@ -130,7 +131,7 @@ def test_what_comes_into_a_block_is_too_large_to_square(case, tmp_path):
     calibration = synthetic.calibration(case, cache=tmp_path)
     block = next(block for block in calibration.blocks if block.kind == "ffn")
     calibration.model = copy.deepcopy(case.model)
-    linears = [module for module in layers_of(calibration.model)[0].modules() if isinstance(module, torch.nn.Linear)]
+    linears = [module for module in tiny.layers_of(calibration.model)[0].modules() if isinstance(module, torch.nn.Linear)]
     first = next(linear for linear in linears if linear.out_features == block.units)
     with torch.no_grad():
         first.weight.mul_(1e20)
