@@ -102,6 +102,11 @@ class Samples(ABC):
         """How many positions of the residual stream sample `index` fills; None where all fill the same number."""
         return None
 
+    @property
+    def tokens_at_once(self) -> int:
+        """At how many positions the outputs can be kept."""
+        return OUTPUTS // max(1, self.outputs_each)
+
     def order(self) -> list[int]:
         """The order in which `batches` goes through the samples; similar ones together where padding costs."""
         return list(range(len(self)))
@@ -109,8 +114,7 @@ class Samples(ABC):
     def batches(self, size: int) -> Iterator[tuple[list[int], Batch]]:
         """All samples, at most `size` at a time, each batch with the indices of its samples."""
         lengths = [self.tokens(index) or 1 for index in range(len(self))]
-        tokens = min(FORWARD_TOKENS, OUTPUTS // max(1, self.outputs_each))
-        for indices in grouped(self.order(), lengths, size, tokens):
+        for indices in grouped(self.order(), lengths, size, min(FORWARD_TOKENS, self.tokens_at_once)):
             yield indices, self.batch(indices)
 
     def first(self, count: int) -> "Samples":

@@ -23,6 +23,7 @@ class NextToken(FromTexts):
     architecture_suffix = "ForCausalLM"
     reads_first_token = False
     columns = ("text",)
+    cut_to = 1024  # documents are long, and models take more than anybody wants to wait for
     outputs = (LOGITS,)
     objective = Joint({LOGITS: Categorical(per_position=True)})
     least_of_own = 0.0  # labels are the data itself, and a good model is right about every third token

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -86,6 +86,7 @@ class FromTexts(FromRows):
 
     served = "text"
     requires = ("numpy", "tokenizers")
+    cut_to: ClassVar[int] = 131_072  # tokens, where the project does not say
 
     def __init__(self, model_dir: Path, config: "PretrainedConfig", data: DataSettings, root: Path):
         super().__init__(model_dir, config, data, root)
@@ -107,11 +108,13 @@ class FromTexts(FromRows):
 
     @functools.cached_property
     def limit(self) -> int:
-        """The number of tokens that texts are cut to: the project's, or else the tokenizer's own."""
+        """The number of tokens that texts are cut to: the project's, or else the tokenizer's own, and the task's at most."""
         own = self.tokenizer.num_special_tokens_to_add(self.pairs)
         if self.data.max_length and self.data.max_length <= own:
             raise InputError(f"data.max_length is {self.data.max_length}, and the tokenizer puts {own} tokens around texts")
-        return self.data.max_length or longest_text(self.tokenizer, self.longest, self.pairs, self.model_dir)
+        if self.data.max_length:
+            return self.data.max_length
+        return min(self.cut_to, longest_text(self.tokenizer, self.longest, self.pairs, self.model_dir))
 
     @property
     def padding(self) -> dict[str, int]:
@@ -236,7 +239,8 @@ class FromTexts(FromRows):
 
         tokenizer = AutoTokenizer.from_pretrained(self.model_dir, config=self.config, trust_remote_code=False)
         # a tokenizer without a limit of its own leaves long texts to fail in the model
-        limit = {"max_length": self.limit} if self.data.max_length or tokenizer.model_max_length > self.longest else {}
+        longest = min(self.longest, self.cut_to)
+        limit = {"max_length": self.limit} if self.data.max_length or tokenizer.model_max_length > longest else {}
         return tokenizer, {"truncation": True, **limit}
 
     def write_preprocessing(self, directory: Path, workload: Sequence[WorkloadPoint]) -> None:

@@ -348,6 +348,16 @@ def test_references_keep_positions_that_count(case, tmp_path, monkeypatch):
     assert read_references(tmp_path, 1).outputs["logits"].shape == (1, 1, vocabulary)
 
 
+def test_documents_are_cut(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(NextToken, "cut_to", 5)
+    model, task = loaded(folder, tmp_path)
+    samples = task.evaluation()
+    assert max(samples.lengths) == 5
+    assert reading(task, torch_run(model, task), samples, task.outside()).objection is None
+    longer = loaded(folder, tmp_path, data_max_length=7)[1].evaluation()
+    assert max(longer.lengths) == 7
+
+
 def test_a_text_without_tokens_is_named(case, folder, monkeypatch):
     _, task = case
     rows = task.rows("validation")

@@ -50,7 +50,8 @@ class KPruneMethod(Method):
 
     def __init__(self, calibration: Calibration):
         super().__init__(calibration)
-        taken = thinned(calibration.model, calibration.samples, TOKENS)
+        tokens = min(TOKENS, calibration.samples.tokens_at_once)
+        taken = thinned(calibration.model, calibration.samples, tokens)
         self.samples = calibration.samples.select(taken)
 
     def search(self, costs: Costs, budget: float) -> Plan:
