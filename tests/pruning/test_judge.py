@@ -102,7 +102,7 @@ def test_stage_that_is_finite_on_held_out_samples_alone_is_refused(case, monkeyp
 
 def test_divergence_that_is_no_number_is_refused(case, monkeypatch):
     judged, state = Stages(case.model, case.task, case.samples, case.samples, Progress()), masked(case)
-    monkeypatch.setattr(type(case.task), "divergence", lambda *given: float("nan"))
+    monkeypatch.setattr(type(case.task.objective), "divergence", lambda *given: float("nan"))
     with pytest.raises(CheckFailedError, match="search broke the model: it is not finite how far"):
         judged.add("search", state, 0.0)
 
