@@ -206,7 +206,7 @@ def table(work):
 
 
 FOREIGN = {
-    "model": (lambda values: values["signature"].update(activation="relu"), "model bert-", ["--table"]),
+    "model": (lambda values: values["signature"]["fixed"].update(activation="relu"), "model bert-", ["--table"]),
     "device": (lambda values: values["device"].update(name="Another"), "made for Another (", []),
     "cores": (lambda values: values["device"].update(cores=99), "(99 cores), and this is ", []),
     "kind": (lambda values: values["device"].update(kind="gpu"), "a gpu, and the target is a cpu", ["--table"]),
@@ -253,7 +253,7 @@ def test_damaged_table(damage, work, table):
 
 
 def test_table_of_impossible_times(work, table):
-    change_json(table, lambda values: values["points"][0]["curves"]["ffn"]["ms"].__setitem__(1, -1.0))
+    change_json(table, lambda values: values["points"][0]["curves"]["ffn"][0]["ms"].__setitem__(1, -1.0))
     refuses(work, FAST, "never be negative")
 
 
