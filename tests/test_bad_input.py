@@ -1,6 +1,7 @@
 """What a user can get wrong: exit code 2, one line that says what to do, nothing half-written."""
 
 import json
+import re
 
 import pytest
 import tiny
@@ -10,6 +11,7 @@ from steady import cli, files_in, refused
 
 from prune2deploy.config import save_project
 from prune2deploy.models.checkpoint import PLAN_FILE, WEIGHTS_FILE
+from prune2deploy.models.family import families
 
 pytest_plugins = ("made",)
 
@@ -22,9 +24,15 @@ BROKEN_JSON = {
     "empty": lambda text: "",
     "no object": lambda text: "[]",
     "unknown key": lambda text: text.replace("{", '{"more": 1,', 1),
-    "not a number": lambda text: text.replace('"schema_version": 1', '"schema_version": NaN', 1),
-    "of the future": lambda text: text.replace('"schema_version": 1', '"schema_version": 2', 1),
+    "not a number": lambda text: of_version(text, "NaN"),
+    "of the future": lambda text: of_version(text, "3"),
 }
+
+
+def of_version(text, version):
+    found, count = re.subn(r'"schema_version": [12]\b', f'"schema_version": {version}', text, count=1)
+    assert count == 1
+    return found
 
 
 def change_json(path, change):
@@ -84,7 +92,7 @@ def test_unsupported_family(command, here, project, dense_copy, text_data):
     names = {"model_type": "distilbert", "architectures": ["DistilBertForSequenceClassification"]}
     change_json(dense_copy / "config.json", lambda values: values.update(names))
     project(dense_copy, text_data)
-    refuses(here, command, "'distilbert'", "supported are: bert, vit")
+    refuses(here, command, "'distilbert'", f"supported are: {', '.join(sorted(families()))}")
 
 
 @pytest.mark.parametrize("command", [("profile",), PRUNE], ids=lambda command: command[0])
