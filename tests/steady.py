@@ -42,9 +42,13 @@ def multiplied_bytes(onnx_file):
 
 
 def has_padding(inputs):
-    """Whether a mask among `inputs`, of tokens (whole models) or as layers take it (block graphs), hides anything."""
+    """Whether a mask among `inputs`, of tokens (whole models) or as layers take it (block graphs), hides the last token.
+
+    Layers' own masks may hide more: what comes later, or is too far away.
+    """
     masks = [array for name, array in inputs.items() if "mask" in name or (name.startswith("argument") and array.ndim == 4)]
-    return any((mask < 0).any() if mask.dtype.kind == "f" else not mask.all() for mask in masks)
+    ends = [mask[..., -1, -1] if mask.ndim == 4 else mask[..., -1] for mask in masks]
+    return any((end < 0).any() if end.dtype.kind == "f" else not end.all() for end in ends)
 
 
 class SteadyEngine(OrtEngine):

@@ -13,6 +13,7 @@ from prune2deploy.models.family import family_of
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+TOLD = {"hidden_size", "activation", "norm", "input", "outputs"}  # that need no more: the norm goes with the family
 IN_NAMES = ("activation", "input")  # of the fixed part, what a table's file name says; outputs come last
 
 
@@ -51,7 +52,8 @@ class Signature(Record):
         shapes = [self._shapes(kind) for kind in self.kinds]
         parts = [self.family, f"l{layers}", f"h{self.fixed['hidden_size']}", *shapes]
         parts += [str(self.fixed[name]) for name in IN_NAMES if name in self.fixed]
-        if len(self.curves) > len(self.kinds) or self.calls:  # sizes alone do not tell which layer has which
+        alike = len(self.curves) == len(self.kinds) and not self.calls
+        if not alike or set(self.fixed) - TOLD:  # sizes alone do not tell one from the other
             parts.append(hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8])
         return "-".join([*parts, f"o{self.fixed['outputs']}"])
 
