@@ -10,6 +10,7 @@ from transformers import pipeline
 import prune2deploy
 from prune2deploy.config import load_project
 from prune2deploy.models.checkpoint import PLAN_FILE
+from prune2deploy.models.family import families
 from prune2deploy.serving.served import text as served_text
 from prune2deploy.tasks import text_classification
 
@@ -308,7 +309,8 @@ def test_family_that_is_not_supported_names_those_that_are(here, dense_copy, tex
     config = json.loads((dense_copy / "config.json").read_text(encoding="utf-8"))
     config |= {"model_type": "roberta", "architectures": ["RobertaForSequenceClassification"]}
     (dense_copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    refuses(here, cli("init", dense_copy, "--data", text_data, *SHORT), "'roberta'", "supported are: bert, vit")
+    supported = f"supported are: {', '.join(sorted(families()))}"
+    refuses(here, cli("init", dense_copy, "--data", text_data, *SHORT), "'roberta'", supported)
 
 
 def test_data_that_is_none(here, bert_dir, tmp_path):

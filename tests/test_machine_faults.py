@@ -84,7 +84,7 @@ def test_disk_that_fills_up_under_an_export(work_pruned, clock, monkeypatch):
 
 
 def test_disk_that_fills_up_under_a_graph(work, clock, monkeypatch):
-    def save(graph, path):
+    def save(graph, path, **settings):
         Path(path).write_bytes(b"half")
         raise FULL["python"]
 
@@ -92,7 +92,7 @@ def test_disk_that_fills_up_under_a_graph(work, clock, monkeypatch):
     dense.unlink()
     before = contents(work)
     monkeypatch.setenv(exports.FOLDER, str(work.parent))  # where none is kept
-    monkeypatch.setattr(onnx, "save", save)
+    monkeypatch.setattr(onnx, "save_model", save)
     refused(cli(*FAST), "the disk is full")
     assert contents(work) == before
     assert not dense.exists()
