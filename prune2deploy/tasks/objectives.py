@@ -39,13 +39,13 @@ Outputs = dict[str, Output]  # by name
 
 
 def difference_of(outputs: Outputs, wanted: Outputs) -> float:
-    """The largest difference between two models' outputs."""
-    return max(float(np.abs(outputs[name].values - each.values).max()) for name, each in wanted.items())
+    """The largest difference between two models' outputs; NaN where one is none."""
+    return float(np.max([np.abs(outputs[name].values - each.values).max() for name, each in wanted.items()]))
 
 
 def largest_of(outputs: Outputs) -> float:
     """The largest number in the outputs, whatever its sign."""
-    return max(float(np.abs(each.values).max()) for each in outputs.values())
+    return float(np.max([np.abs(each.values).max() for each in outputs.values()]))
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,7 @@ def compare_outputs(subject: Subject, engine: Engine, evaluation: Samples) -> tu
     agreement = float((task.predictions(wanted) == task.predictions(dense)).mean())
     apart = np.concatenate([np.abs(wanted[name].values - each.values).ravel() for name, each in dense.items()])
     return Numerics(
-        samples=len(some), onnx_max_error=max(difference_of(batched, wanted), difference_of(alone, wanted)),
+        samples=len(some), onnx_max_error=float(np.max([difference_of(batched, wanted), difference_of(alone, wanted)])),
         tolerance=tolerance * max(1.0, largest), largest_logit=largest,
         dense_mean_difference=float(apart.mean()), same_prediction=agreement,
     ), checks  # fmt: skip
