@@ -54,4 +54,4 @@ def test_raw_samples_are_compared_where_they_are_no_padding(name, error):
 def test_every_output_of_the_references_is_asked_for(name, error, passed):
     outputs = {key: each.values for key, each in WANTED.items()}
     engine = SimpleNamespace(run=lambda inputs: {**outputs, name: outputs[name] + error, "unasked": np.ones(3)})
-    assert reference_check("reference outputs", engine, References({}, outputs, {}, [], []), 1e-3).passed == passed
+    assert reference_check("reference outputs", engine, References({}, outputs, {}, [], [], {}, []), 1e-3).passed == passed
