@@ -189,7 +189,7 @@ def test_profile_disturbed_in_whole_models_does_not_time_blocks_again(unprofiled
 
 
 def test_profile_that_contradicts_itself_times_everything_again(unprofiled, clock):
-    clock.factor = lambda description, name: 50.0 if name == "0+16" else 1.0
+    clock.factor = lambda description, name: 50.0 if name == "16" else 1.0
     refused(cli("profile"), "the table contradicts itself", code=1)
     blocks, clock.factor = clock.count(BLOCKS), lambda description, name: 1.0
     answer(cli("profile", "--json"))

@@ -68,7 +68,7 @@ def test_answers_are_counted_as_what_they_are():
 
 def test_an_answer_is_right_where_every_output_is():
     right = {"start": np.zeros((2, 3), np.float32), "end": np.ones((2, 3), np.float32)}
-    request = Request({}, right)
+    request = Request({}, right, {})
     tally = Tally()
     for given in (
         right | {"LABEL": np.array([b"unasked"])}, {name.upper(): each for name, each in reversed(right.items())},
