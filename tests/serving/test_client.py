@@ -55,7 +55,7 @@ def test_poisson_arrivals_have_their_rate_and_repeat():
 
 
 def test_answers_are_counted_as_what_they_are():
-    request = Request({}, {"logits": np.array([[1.0, 2.0]], np.float32)})
+    request = Request({}, {"logits": np.array([[1.0, 2.0]], np.float32)}, {})
     tally = Tally()
     for given in ([[1.0, 2.0]], [[1.0, 2.005]], [[1.0, 2.5]], [[np.nan, 2.0]], [[1.0]], None):
         tally.spans.append(0.01)

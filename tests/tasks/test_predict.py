@@ -34,12 +34,12 @@ def test_streamed_scores_are_those_of_outputs_that_are_kept(case, unlabelled):
     assert (agreed.metric, agreed.value) == ("accuracy against the dense model", 100)
 
 
-def test_streamed_points_are_of_the_same_samples_whatever_the_model(case):
+def test_streamed_points_are_of_the_same_samples_whatever_the_model(case, unlabelled):
     run = torch_run(case.model, case.task)
     labels = np.asarray(case.samples.labels)
     said = outputs_of(run, case.task, case.samples)["logits"].values.argmax(-1)
     right = metric_of(run, case.task, case.samples, labels).points
-    wrong = metric_of(run, case.task, case.samples, (said + 1) % 3).points
+    wrong = metric_of(run, case.task, unlabelled, (said + 1) % 3).points
     order = [index for indices, _ in case.samples.batches(32) for index in indices]
     assert np.array_equal(right, 100.0 * (said == labels)[order])
     assert not wrong.any()
