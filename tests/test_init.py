@@ -12,7 +12,7 @@ from prune2deploy.config import load_project
 from prune2deploy.models.checkpoint import PLAN_FILE
 from prune2deploy.models.family import families
 from prune2deploy.serving.served import text as served_text
-from prune2deploy.tasks import text_classification
+from prune2deploy.tasks import texts
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -200,12 +200,12 @@ def test_labels_that_do_not_fit_the_model(turn, here, bert_dir, tmp_path):
 
 
 def test_reading_that_is_not_the_pipelines_is_refused(here, bert_dir, text_data, monkeypatch):
-    real = text_classification.encode
+    real = texts.encode
 
     def shouting(tokenizer, columns, *others):
         return real(tokenizer, [[text.replace("k", "c") for text in column] for column in columns], *others)
 
-    monkeypatch.setattr(text_classification, "encode", shouting)
+    monkeypatch.setattr(texts, "encode", shouting)
     told = ("validation.jsonl, line ", "transformers' pipeline gives '", "and our reading of model and data gives '")
     refused(cli("init", bert_dir, "--data", text_data, *SHORT), *told)
     assert files_in(here) == {}
@@ -278,7 +278,7 @@ def test_workload_that_the_model_cannot_run(here, bert_dir, vit_dir, text_data, 
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (["--task", "translation"], "unknown task 'translation'; known are: image-classification, text-classification"),
+        (["--task", "translation"], "unknown task 'translation'; known are: image-classification, next-token, text-classification"),
         (["--task", "image-classification"], "which column is the image? Name it with --image; it has: text, label"),
         (["--cpu", "--gpu"], "give one of --cpu and --gpu"),
         (["--batch", 0], "workload.0.batch: "),
