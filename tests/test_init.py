@@ -278,7 +278,8 @@ def test_workload_that_the_model_cannot_run(here, bert_dir, vit_dir, text_data, 
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (["--task", "translation"], "unknown task 'translation'; known are: image-classification, next-token, text-classification"),
+        (["--task", "translation"],
+         "unknown task 'translation'; known are: image-classification, next-token, text-classification"),
         (["--task", "image-classification"], "which column is the image? Name it with --image; it has: text, label"),
         (["--cpu", "--gpu"], "give one of --cpu and --gpu"),
         (["--batch", 0], "workload.0.batch: "),
