@@ -260,7 +260,7 @@ def test_bench_finds_wrong_answers(server, scratch_copy, tmp_path):
 
     file = scratch_copy / "topics" / "1" / "reference.safetensors"
     arrays = read_arrays(file)
-    arrays["output"] = arrays["output"] + np.float32(0.5)
+    arrays["output.logits"] = arrays["output.logits"] + np.float32(0.5)
     write_arrays(file, arrays)
     result = cli("bench", server.url, "topics_text", "--repository", scratch_copy, "--seconds", 1, "--out",
                  tmp_path / "result.json")  # fmt: skip
