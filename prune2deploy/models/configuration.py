@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from prune2deploy.errors import InputError, reason_of
 from prune2deploy.files import refuse_missing
 from prune2deploy.models.family import Family, family_named, is_language_model
+from prune2deploy.models.image_processor import size_made
 from prune2deploy.models.label_maps import is_placeholder, label_names
 
 if TYPE_CHECKING:
@@ -77,22 +78,6 @@ def load_config(directory: Path) -> "PretrainedConfig":
         if hasattr(config, name):
             setattr(config, name, value)
     return config
-
-
-def size_made(directory: Path) -> list[int]:
-    """Height and width of what the image processor in `directory` makes: a model of convolutions takes any.
-
-    Raises InputError where there is no processor that says so.
-    """
-    from PIL import Image
-
-    from prune2deploy.tasks.image_classification import load_processor
-
-    try:
-        made = load_processor(directory)(Image.new("RGB", (64, 64)), return_tensors="np")["pixel_values"]
-    except Exception as error:  # whatever a missing or broken file makes its parser raise
-        raise InputError(f"{directory}: no usable image processor says how large images are: {reason_of(error)}") from None
-    return list(made.shape[-2:])
 
 
 def read_config(directory: Path) -> tuple[Path, dict[str, Any]]:

@@ -15,6 +15,7 @@ from prune2deploy.data.image_columns import as_images
 from prune2deploy.data.splits import column, read_split
 from prune2deploy.errors import InputError, NotServableError, reason_of
 from prune2deploy.files import pretty_json, write_text
+from prune2deploy.models.image_processor import load_processor
 from prune2deploy.tasks.base import LARGEST_BATCH, Arrays, Batch, RawSample, Samples
 from prune2deploy.tasks.classification import Classification, guess_label
 from prune2deploy.tasks.odd_images import odd_images
@@ -27,13 +28,6 @@ if TYPE_CHECKING:
 RAW_NAME = "IMAGE"
 SETTINGS_FILES = ("preprocessor_config.json", "processor_config.json")
 IMAGE_NAMES = ("image", "img", "pixel_values")
-
-
-def load_processor(model_dir: Path) -> Any:
-    """The image processor that is saved in `model_dir`; raises whatever transformers raises."""
-    from transformers import AutoImageProcessor
-
-    return AutoImageProcessor.from_pretrained(model_dir, backend="pil", trust_remote_code=False)
 
 
 class ImageSamples(Samples):
