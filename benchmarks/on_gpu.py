@@ -1,6 +1,6 @@
 """On an NVIDIA GPU: dense against pruned engines in one interleaved run, and latency tables with their prediction error.
 
-    python benchmarks/on_gpu.py --work WORK --out benchmarks/results --runtimes onnxruntime tensorrt --profile
+    python benchmarks/on_gpu.py --work WORK --out benchmarks/results --profile
 
 Weights are random, which takes as long as real ones, and inputs are synthetic: neither data nor a hub is needed. Each
 runtime and model is measured on its own; what fails is written down with its reason, and the rest goes on.
@@ -10,6 +10,7 @@ import argparse
 import json
 import shutil
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -37,7 +38,11 @@ MODELS = {
     "bert-base": {},
 }
 POINTS = [{"batch": 1, "seq_len": 128}, {"batch": 32, "seq_len": 128}]
-SHARES = {"half": 0.5, "third": 1 / 3}
+VARIANTS = {
+    "onnxruntime": {"runtime": "onnxruntime"},
+    "onnxruntime, CUDA graphs": {"runtime": "onnxruntime", "cuda_graphs": True},
+    "tensorrt": {"runtime": "tensorrt"},
+}
 
 
 def save_random_bert(directory: Path, config: BertConfig) -> None:
@@ -51,14 +56,14 @@ def save_random_bert(directory: Path, config: BertConfig) -> None:
     ).save_pretrained(directory)  # fmt: skip
 
 
-def project_of(name: str, runtime: str, precision: str, work: Path) -> Project:
+def project_of(name: str, variant: str, precision: str, work: Path) -> Project:
     """A project whose model has random weights; its data is never read."""
     directory = work / name
     if not directory.exists():
         save_random_bert(directory, BertConfig(num_labels=2, **MODELS[name]))
     values = {
         "model": str(directory), "task": "text-classification", "data": {"path": "none", "columns": {"text": "text"}},
-        "workload": POINTS, "target": {"device": "gpu", "runtime": runtime, "precision": precision},
+        "workload": POINTS, "target": {"device": "gpu", "precision": precision, **VARIANTS[variant]},
     }  # fmt: skip
     return project_from(values, work, "the benchmark")
 
@@ -74,21 +79,34 @@ def pruned_plan(model: torch.nn.Module, share: float, ragged: bool) -> Plan:
     return Plan.of(signature_of(model.config), kept)
 
 
-def ratios(project: Project) -> dict:
-    """Milliseconds of dense and pruned engines at each workload point."""
+PLANS = {
+    "half": lambda model: pruned_plan(model, 0.5, ragged=False),
+    "third": lambda model: pruned_plan(model, 1 / 3, ragged=False),
+    "ragged half, two blocks gone": lambda model: pruned_plan(model, 0.5, ragged=True),
+}
+
+
+def graphs_of(project: Project) -> dict[str, Path]:
+    """ONNX files of the dense model and the pruned ones; what takes long, and is the same for every runtime."""
     directory = Path(project.model)
     model = load_dense(directory)
     task = task_of(project, directory, model.config)
+    files = {name: directory / f"{index}.onnx" for index, name in enumerate((DENSE, *PLANS))}
+    for name, file in files.items():
+        if not file.exists():
+            export_onnx(shrunk(model, PLANS[name](model)) if name in PLANS else model, task, file)
+    return files
+
+
+def ratios(project: Project, graphs: dict[str, Path]) -> dict:
+    """Milliseconds of dense and pruned engines at each workload point."""
+    directory = Path(project.model)
+    task = task_of(project, directory, load_dense(directory).config)
     runtime = runtime_for(project.target, Shapes(project.workload, task.axis_limits()), project.state)
-    plans = {name: pruned_plan(model, share, False) for name, share in SHARES.items()}
-    plans["ragged half, two blocks gone"] = pruned_plan(model, 0.5, True)
-    project.state.mkdir(exist_ok=True)
     engines, build_s = {}, {}
-    for name, plan in {DENSE: None, **plans}.items():
-        slim = model if plan is None else shrunk(model, plan)
-        export_onnx(slim, task, project.state / "engine.onnx")
+    for name, file in graphs.items():
         start = time.monotonic()
-        engines[name] = runtime.build(project.state / "engine.onnx")
+        engines[name] = runtime.build(file)
         build_s[name] = time.monotonic() - start
     workload = [(point, task.timing_inputs(point.batch, point.seq_len)) for point in project.workload]
     with GpuWatch() as watch:
@@ -104,12 +122,46 @@ def ratios(project: Project) -> dict:
     }  # fmt: skip
 
 
+def as_markdown(found: list[dict]) -> str:
+    """A table of what was measured, with what failed below it."""
+    rows = ["| model | runtime | precision | workload | engine | ms | speedup |", "|---|---|---|---|---|---|---|"]
+    notes = []
+    for entry in found:
+        where = f"{entry['model']} | {entry['variant']} | {entry['precision']}"
+        for name, points in entry.get("ratios", {}).get("engines", {}).items():
+            rows += [f"| {where} | {at['point']} | {name} | {at['ms']:.3f} | {1 / at['ratio']:.2f}× |" for at in points]
+        if "table" in entry:
+            told = f"`{entry['table']}` in {entry['table_s']:.0f} s, median error {100 * entry['median_error']:.1f} %"
+            notes.append(f"- {where.replace(' | ', ', ')}: {told}")
+        if "failed" in entry:
+            notes.append(f"- {where.replace(' | ', ', ')}: failed: {entry['failed'].splitlines()[-1]}")
+    return "\n".join([*rows, "", *notes]) + "\n"
+
+
+def measured(name: str, variant: str, options: argparse.Namespace) -> dict:
+    """What one model in one runtime says, or why it says nothing."""
+    entry: dict = {"model": name, "precision": options.precision, "variant": variant}
+    try:
+        project = project_of(name, variant, options.precision, options.work.resolve())
+        entry |= {"ratios": ratios(project, graphs_of(project))}
+        if options.profile:
+            single = project.model_copy(update={"workload": project.workload[:1]})
+            table, path = profile(single, RichProgress())
+            entry |= {"table": path.name, "table_s": table.seconds, "median_error": table.median_error}
+            shutil.copy(path, options.out / path.name)
+    except Prune2DeployError as error:
+        entry["failed"] = str(error)
+    except Exception:  # one runtime that breaks says nothing about the next
+        entry["failed"] = traceback.format_exc()
+    return entry
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--runtimes", nargs="+", default=["onnxruntime", "tensorrt"])
-    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--precision", default="fp16")
     parser.add_argument("--profile", action="store_true", help="measure latency tables, too")
     options = parser.parse_args()
@@ -117,21 +169,11 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     found = []
     for name in options.models:
-        for runtime in options.runtimes:
-            entry: dict = {"model": name, "precision": options.precision, "runtime": runtime}
-            try:
-                project = project_of(name, runtime, options.precision, options.work.resolve())
-                entry |= {"ratios": ratios(project)}
-                if options.profile:
-                    single = project.model_copy(update={"workload": project.workload[:1]})
-                    table, path = profile(single, RichProgress())
-                    entry |= {"table": path.name, "table_s": table.seconds, "median_error": table.median_error}
-                    shutil.copy(path, options.out / path.name)
-            except Prune2DeployError as error:
-                entry["failed"] = str(error)
-            found.append(entry)
+        for variant in options.variants:
+            found.append(measured(name, variant, options))
             (options.out / "on_gpu.json").write_text(json.dumps(found, indent=1) + "\n")
-            print(json.dumps(entry))
+            (options.out / "on_gpu.md").write_text(as_markdown(found))
+            print(json.dumps(found[-1]), flush=True)
 
 
 if __name__ == "__main__":

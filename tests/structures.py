@@ -1,7 +1,20 @@
 """A tiny random model of every family there is a file of: odd sizes, so that a wrong axis cannot go unseen."""
 
 import torch
-from tiny import LABELS, PIECES, SPECIAL, WORDS, randomise, save_processor, save_tokenizer
+from tiny import (
+    LABELS,
+    PIECES,
+    SPECIAL,
+    WORDS,
+    loaded_task,
+    make_project,
+    randomise,
+    save_images,
+    save_processor,
+    save_tokenizer,
+    text_rows,
+    write_jsonl,
+)
 from transformers import (
     AlbertConfig,
     BertConfig,
@@ -67,3 +80,22 @@ def save(family, directory):
     else:
         save_processor(directory, CONFIGURATIONS[family].image_size if family == "vit" else IMAGE)
     return directory
+
+
+def save_with_data(family, root):
+    """`root`/model, and in `root`/data samples of its kind."""
+    save(family, root / "model")
+    if not is_text(family):
+        save_images(root / "data", 16)
+    else:
+        (root / "data").mkdir()
+        for split, count, seed in (("train", 40, 1), ("validation", 24, 2)):
+            write_jsonl(root / "data" / f"{split}.jsonl", text_rows(count, seed))
+    return root
+
+
+def loaded(family, root, project):
+    """(model, task) of what `save_with_data` wrote to `root`, in the directory `project`."""
+    kind = "text-classification" if is_text(family) else "image-classification"
+    changes = {} if is_text(family) else {"workload": [{"batch": 2}]}
+    return loaded_task(make_project(root / "model", root / "data", kind, project, **changes))

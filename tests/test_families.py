@@ -55,23 +55,12 @@ def family(request):
 @pytest.fixture(scope="module")
 def folder(family, tmp_path_factory):
     """A model and data of its kind."""
-    root = tmp_path_factory.mktemp(family)
-    structures.save(family, root / "model")
-    if not structures.is_text(family):
-        tiny.save_images(root / "data", 16)
-    else:
-        (root / "data").mkdir()
-        for split, count, seed in (("train", 40, 1), ("validation", 24, 2)):
-            tiny.write_jsonl(root / "data" / f"{split}.jsonl", tiny.text_rows(count, seed))
-    return root
+    return structures.save_with_data(family, tmp_path_factory.mktemp(family))
 
 
 @pytest.fixture(scope="module")
 def case(family, folder, tmp_path_factory):
-    kind = "text-classification" if structures.is_text(family) else "image-classification"
-    changes = {} if structures.is_text(family) else {"workload": [{"batch": 2}]}
-    project = tiny.make_project(folder / "model", folder / "data", kind, tmp_path_factory.mktemp("project"), **changes)
-    return tiny.loaded_task(project)
+    return structures.loaded(family, folder, tmp_path_factory.mktemp("project"))
 
 
 def logits(model, samples, size=5):

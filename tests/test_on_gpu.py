@@ -1,9 +1,11 @@
 """What only a GPU can tell. Skipped without one; `pytest -m gpu` on a machine that has one."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import structures
 import torch
 from tiny import PLANS, plan_keeping
 
@@ -58,8 +60,22 @@ def test_engine_answers_as_pytorch_does_at_every_shape(case, pruned, tmp_path, n
         batch = case.samples.batch(rows)
         with torch.no_grad():
             wanted = model(**batch.tensors()).logits.numpy()
-        got = engine.run(batch.inputs)
+        got = engine.run(batch.inputs)["logits"]
         assert np.abs(got - wanted).max() < TOLERANCE[precision] * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "tensorrt"])
+@pytest.mark.parametrize("family", sorted(structures.CONFIGURATIONS))
+def test_every_family_answers_as_pytorch_does(family, name, tmp_path):
+    model, task = structures.loaded(family, structures.save_with_data(family, tmp_path), tmp_path)
+    export_onnx(model, task, tmp_path / "model.onnx")
+    case = SimpleNamespace(task=task, samples=task.evaluation(), family="bert" if structures.is_text(family) else "vit")
+    batch = case.samples.batch([0, 1, 2, 3])
+    with torch.no_grad():
+        wanted = model(**batch.tensors()).logits.numpy()
+    for precision in ("fp32", "fp16"):
+        engine = on_gpu(case, tmp_path, name, precision).build(tmp_path / "model.onnx")
+        assert np.abs(engine.run(batch.inputs)["logits"] - wanted).max() < TOLERANCE[precision] * np.abs(wanted).max()
 
 
 def test_replayed_cuda_graphs_of_onnx_runtime_answer_for_each_shape(case, pruned, tmp_path):
@@ -76,13 +92,13 @@ def test_timing_runs_what_run_runs(case, pruned, tmp_path, name):
     before = engine.run(inputs)
     timed = engine.timed(inputs)
     assert all(0 < timed() < 1000 for _ in range(20))
-    np.testing.assert_array_equal(engine.run(inputs), before)
+    np.testing.assert_array_equal(engine.run(inputs)["logits"], before["logits"])
 
 
 def test_a_stripped_plan_gets_its_weights_back(case, pruned, tmp_path):
     inputs = case.samples.batch([0, 1]).inputs
     whole, stripped = (
-        on_gpu(case, tmp_path / str(strip), "tensorrt", "fp16", strip_weights=strip).build(pruned[1]).run(inputs)
+        on_gpu(case, tmp_path / str(strip), "tensorrt", "fp16", strip_weights=strip).build(pruned[1]).run(inputs)["logits"]
         for strip in (False, True)
     )
     np.testing.assert_allclose(stripped, whole, rtol=2e-2, atol=1e-2)
