@@ -21,6 +21,7 @@ from prune2deploy.pruning.search.fit import AIM
 from prune2deploy.pruning.shelf import Shelf
 from prune2deploy.pruning.workbench import Workbench
 from prune2deploy.repository.manifest import entry_name
+from prune2deploy.repository.triton import import_schema
 from prune2deploy.runtimes.quiet import patient
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.team import refuse_team
@@ -50,6 +51,7 @@ def run(
     progress = progress or Progress()
     if budget is not None and budget.kind == "flops":
         raise InputError("run promises a measured latency: give --latency-ms or --speedup (prune takes --flops)")
+    import_schema()  # what is missing is said before the work
     name = entry_name(name, project)
     refuse_other(repository, name, project)
     workbench = Workbench(project, method, progress=progress)  # data that cannot be used is said before measuring

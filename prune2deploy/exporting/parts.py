@@ -23,7 +23,7 @@ from prune2deploy.repository.versions import LABELS_FILE, located, publish, vers
 from prune2deploy.runtimes.base import Engine
 from prune2deploy.tasks.base import Arrays, Task
 from prune2deploy.tasks.objectives import Outputs
-from prune2deploy.validation.assess import TOLERANCES, equality_check
+from prune2deploy.validation.assess import equality_check
 from prune2deploy.validation.record import Check
 from prune2deploy.validation.witness import Preprocessor
 
@@ -106,8 +106,10 @@ def staged_preprocessor(preprocess: Path) -> Preprocessor:
     return _module(preprocess / "1" / "preprocessing.py").Preprocessor(preprocess / "1")
 
 
-def raw_check(preprocessor: Preprocessor, task: Task, engine: Engine, wanted: Outputs, count: int) -> Check:
-    """Whether `engine` makes `wanted` of the first `count` raw samples, which come through `preprocessor`."""
+def raw_check(
+    preprocessor: Preprocessor, task: Task, engine: Engine, wanted: Outputs, count: int, tolerance: float
+) -> Check:
+    """Whether `engine` makes `wanted`, up to `tolerance`, of the first `count` raw samples, through `preprocessor`."""
     raw, parts = task.raw(count), task.objective.parts
     rows: dict[str, list[np.ndarray]] = {name: [] for name in parts}
     for index in range(count):
@@ -116,7 +118,7 @@ def raw_check(preprocessor: Preprocessor, task: Task, engine: Engine, wanted: Ou
         for name, part in parts.items():
             rows[name] += part.by_sample(said[name], task.counted(inputs))
     got = {name: part.gathered(rows[name]) for name, part in parts.items()}
-    return equality_check("raw samples give the same", got, wanted, TOLERANCES["fp32"])
+    return equality_check("raw samples give the same", got, wanted, tolerance)
 
 
 def _module(file: Path) -> ModuleType:

@@ -42,6 +42,7 @@ from prune2deploy.repository.references import write_references
 from prune2deploy.repository.triton import (
     BACKENDS,
     Backend,
+    import_schema,
     model_config,
     tensor_specs,
     write_config,
@@ -58,7 +59,17 @@ from prune2deploy.tasks.base import Samples, Task
 from prune2deploy.tasks.predict import outputs_of, torch_run
 from prune2deploy.tasks.registry import task_of
 from prune2deploy.team import refuse_team
-from prune2deploy.validation.assess import BUDGET, LOSS, PRUNED, SAMPLES, Subject, assess, onnx_check, workload_of
+from prune2deploy.validation.assess import (
+    BUDGET,
+    LOSS,
+    PRUNED,
+    SAMPLES,
+    TOLERANCES,
+    Subject,
+    assess,
+    onnx_check,
+    workload_of,
+)
 from prune2deploy.validation.html import render
 from prune2deploy.validation.record import Check, Report
 
@@ -81,6 +92,7 @@ def export(
     refuse_silly_loss(max_loss)
     progress = progress or Progress()
     start = time.monotonic()
+    import_schema()  # what is missing is said before the work
     name = entry_name(name, project)
     refuse_other(repository, name, project)
     record = read_pruned_record(pruned)
@@ -171,16 +183,19 @@ def judge(
     seconds: dict[str, float], progress: Progress,
 ) -> Report:
     """Check everything, and write the report and the manifest, which end the making of the version."""
-    graph = version / BACKENDS[subject.project.backend].graph
+    backend = BACKENDS[subject.project.backend]
+    graph = version / backend.graph
+    # the graph beside a plan is in float32; one that is served itself computes in the target's precision
+    tolerance = TOLERANCES[subject.project.target.precision if backend.graph == backend.model else "fp32"]
     report = assess(subject, runtime, seconds, progress)
     checks = [onnx_check(graph), entry_check(staged, version.name, subject.name)]
     plain, preprocessor = OnnxRuntime(Target()).load(graph), staged_preprocessor(parts[0]) if parts else None
     if preprocessor:
         some = evaluation.first(SAMPLES)
         wanted = outputs_of(torch_run(subject.pruned, subject.task), subject.task, some)
-        checks += [raw_check(preprocessor, subject.task, plain, wanted, len(some)), *part_checks(staged)]
+        checks += [raw_check(preprocessor, subject.task, plain, wanted, len(some), tolerance), *part_checks(staged)]
     with progress.track("asking transformers' pipeline", 1) as advance:
-        checks += witness_checks(subject, plain, evaluation, preprocessor)
+        checks += witness_checks(subject, plain, tolerance, evaluation, preprocessor)
         advance()
     for check in [*checks, *server_checks(subject.project, runtime)]:
         report = with_check(report, check)

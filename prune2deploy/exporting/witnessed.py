@@ -10,7 +10,7 @@ from prune2deploy.tasks.base import Samples, Task
 from prune2deploy.tasks.predict import torch_run
 from prune2deploy.validation.assess import Subject
 from prune2deploy.validation.record import Check
-from prune2deploy.validation.witness import Preprocessor, chain_of, preprocessor_of, reading, serving
+from prune2deploy.validation.witness import TOLERANCE, Preprocessor, chain_of, preprocessor_of, reading, serving
 
 READ = "dense model as transformers' pipeline has it"
 PACKAGED = "package answers as transformers' pipeline"
@@ -33,20 +33,20 @@ def refuse_unservable(project: Project, task: Task) -> None:
 
 
 def witness_checks(
-    subject: Subject, graph: Engine, evaluation: Samples, preprocessor: Preprocessor | None
+    subject: Subject, graph: Engine, tolerance: float, evaluation: Samples, preprocessor: Preprocessor | None
 ) -> list[Check]:
     """Our dense model against the pipeline on the user's, and raw samples through the package against the pruned model's.
 
-    `graph`: the exported one in float32; `preprocessor`: of the package, where it makes the model's inputs. Where clients
-    make them, and a server could not, they are as we make them.
+    `graph`: the exported one, which may be off by `tolerance`; `preprocessor`: of the package, where it makes the model's
+    inputs. Where clients make them, and a server could not, they are as we make them.
     """
     task = subject.task
     dense = reading(task, torch_run(subject.dense, task), evaluation, task.outside())
-    outside = task.outside(subject.pruned)
+    outside, tolerance = task.outside(subject.pruned), max(TOLERANCE, tolerance)
     with tempfile.TemporaryDirectory() as made:
         try:
             served = preprocessor or preprocessor_of(task, subject.project.workload, Path(made))
-            packaged = serving(task, chain_of(task, served, graph.run), outside)
+            packaged = serving(task, chain_of(task, served, graph.run), outside, tolerance)
         except NotServableError:
-            packaged = reading(task, graph.run, evaluation, outside)
+            packaged = reading(task, graph.run, evaluation, outside, tolerance)
     return [dense.as_check(READ), packaged.as_check(PACKAGED)]

@@ -169,8 +169,10 @@ def padding_note(points: list[PointTable]) -> str | None:
 
 def table_path(profiles: Path, device: DeviceInfo, signature: Signature, runtime: RuntimeInfo, precision: str) -> Path:
     """Where the table for this combination is kept."""
-    provider = "" if device.kind == "gpu" else f"-{runtime.threads}t"
-    return profiles / device.slug / f"{signature.name}.{runtime.name}{provider}.{precision}.json"
+    how = "" if device.kind == "gpu" else f"-{runtime.threads}t"
+    if "enable_cuda_graph" in runtime.settings:
+        how = "-cuda-graphs"
+    return profiles / device.slug / f"{signature.name}.{runtime.name}{how}.{precision}.json"
 
 
 def read_table(path: Path) -> LatencyTable:

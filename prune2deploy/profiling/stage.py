@@ -92,7 +92,9 @@ def measure(
 ) -> tuple[list[PointTable], list[PlanCheck], list[float]]:
     """(tables of all workload points, how well they predict plans not seen, spreads of the dense model's rounds)."""
     found = {
-        curve: Sweep(Stacks(model, task, curve, graphs), runtime, shape.units, progress, kept).curve(project.workload)
+        curve: Sweep(
+            Stacks(model, task, curve, graphs), runtime, project.target.precision, shape.units, progress, kept
+        ).curve(project.workload)
         for curve, shape in signature_of(model.config).curves.items()
     }
     grids = {curve: at_points[0].widths for curve, at_points in found.items()}

@@ -5,7 +5,7 @@ Engines of one curve are built, timed at every workload point and let go, so tha
 
 import numpy as np
 
-from prune2deploy.config import WorkloadPoint
+from prune2deploy.config import Precision, WorkloadPoint
 from prune2deploy.models.table import Curve
 from prune2deploy.profiling.grid import coarse_widths, refined_widths
 from prune2deploy.profiling.kept import Kept
@@ -23,9 +23,11 @@ COARSEST = 4  # steps that a block must have to be measured in steps
 class Sweep:
     """Measures one curve of a model, at one workload point after another."""
 
-    def __init__(self, stacks: Stacks, runtime: Runtime, units: int, progress: Progress, kept: Kept):
-        self.stacks, self.runtime, self.units, self.progress = stacks, runtime, units, progress
-        self.kept = kept
+    def __init__(
+        self, stacks: Stacks, runtime: Runtime, precision: Precision, units: int, progress: Progress, kept: Kept
+    ):
+        self.stacks, self.runtime, self.precision, self.units = stacks, runtime, precision, units
+        self.progress, self.kept = progress, kept
         self.engines: dict[int, Engine] = {}
 
     def curve(self, workload: list[WorkloadPoint]) -> list[Curve]:
@@ -52,7 +54,7 @@ class Sweep:
             for width in widths
         ]
         return Curve(
-            widths=widths,
+            precision=self.precision, widths=widths,
             ms=[round(ms, 6) if width else 0.0 for width, ms in zip(widths, added, strict=True)],
             standard_error_ms=[round(error, 6) for error in errors],
         )

@@ -1,6 +1,6 @@
 """TensorRT, and TensorRT for RTX: engines from the plain ONNX graph, strongly typed.
 
-Precision is in the graph (`models/precision.py`): TensorRT 11 has no flags for it. Each workload point gets an optimization
+Precision is in the graph (`graphs/precision.py`): TensorRT 11 has no flags for it. Each workload point gets an optimization
 profile that is tuned for exactly its shape and takes everything smaller; one more takes whatever the model can.
 """
 

@@ -17,7 +17,7 @@ from prune2deploy.tasks.predict import rows_of
 from prune2deploy.validation.record import Check
 
 USUAL = 8  # samples of the user's data that the witness sees
-TOLERANCE = 1e-3  # of the largest logit: both sides compute in float32, and round differently at every step
+TOLERANCE = 1e-3  # of the largest logit, where both sides compute in float32: they round differently at every step
 ROUNDING = 1e-5  # of the largest logit: less than that apart, answers are the same
 Answer = Callable[[RawSample], np.ndarray]
 Preprocessor = Callable[[dict[str, list[bytes]]], Arrays]
@@ -45,8 +45,11 @@ class Testimony:
         return Check(name=name, passed=self.objection is None, detail=str(self))
 
 
-def reading(task: Task, run: Run, samples: Samples, outside: Answer) -> Testimony:
-    """Whether the first of `samples`, the evaluation split as we read it, give `run` what their raw form gives `outside`."""
+def reading(task: Task, run: Run, samples: Samples, outside: Answer, tolerance: float = TOLERANCE) -> Testimony:
+    """Whether the first of `samples`, the evaluation split as we read it, give `run` what their raw form gives `outside`.
+
+    `tolerance`: see `serving`.
+    """
     usual = usual_samples(task)
     name = task.outputs[0]
     rows = rows_of(run, task, samples.select(list(range(len(usual)))))[name]
@@ -55,14 +58,17 @@ def reading(task: Task, run: Run, samples: Samples, outside: Answer) -> Testimon
     if len({tuple(sample.values()) for sample in usual.values()}) > 1 and apart <= ROUNDING * float(np.abs(outputs).max()):
         return Testimony(len(usual), 0, 0.0, "the model answers all samples alike: are these its weights?")
     ours: Answers = dict(zip(usual, rows, strict=True))
-    return _compared(task, ours, _answers(outside, usual), "our reading of model and data")
+    return _compared(task, ours, _answers(outside, usual), "our reading of model and data", tolerance)
 
 
-def serving(task: Task, chain: Answer, outside: Answer) -> Testimony:
-    """Whether raw samples of the evaluation split, and odd ones, give in the served `chain` what they give `outside`."""
+def serving(task: Task, chain: Answer, outside: Answer, tolerance: float = TOLERANCE) -> Testimony:
+    """Whether raw samples of the evaluation split, and odd ones, give in the served `chain` what they give `outside`.
+
+    `tolerance`: of the largest logit; wider where the chain computes in half precision.
+    """
     odd = task.odd()
     samples = usual_samples(task) | odd
-    return _compared(task, _answers(chain, samples), _answers(outside, samples), "what a server runs", odd)
+    return _compared(task, _answers(chain, samples), _answers(outside, samples), "what a server runs", tolerance, odd)
 
 
 def usual_samples(task: Task) -> dict[str, RawSample]:
@@ -99,7 +105,9 @@ def _answers(answer: Answer, samples: dict[str, RawSample]) -> Answers:
     return found
 
 
-def _compared(task: Task, ours: Answers, theirs: Answers, what: str, odd: Collection[str] = ()) -> Testimony:
+def _compared(
+    task: Task, ours: Answers, theirs: Answers, what: str, tolerance: float, odd: Collection[str] = ()
+) -> Testimony:
     """What the answers say of each other; where the pipeline does not take an `odd` sample, nothing is to be compared."""
     largest, refused, their = 0.0, 0, None
     for name, mine in ours.items():
@@ -113,7 +121,7 @@ def _compared(task: Task, ours: Answers, theirs: Answers, what: str, odd: Collec
             nothing = f"{name}: the model itself gives no numbers, but {their.ravel().tolist()[:3]}"
             return Testimony(len(ours), refused, float("nan"), nothing)
         difference = float(np.abs(mine - their).max(initial=0.0))
-        if not difference <= TOLERANCE * max(1.0, float(np.abs(their).max(initial=0.0))):  # NaN is too far, too
+        if not difference <= tolerance * max(1.0, float(np.abs(their).max(initial=0.0))):  # NaN is too far, too
             objection = f"{_objection(task, name, their, mine, what)} (logits differ by {difference:.2g})"
             return Testimony(len(ours), refused, difference, objection)
         largest = max(largest, difference)

@@ -43,6 +43,12 @@ def test_answers_that_agree_are_counted():
     assert found.as_check("name").passed
 
 
+def test_half_precision_may_round_further():
+    rounded = answering(good=[0.0, 2.01])
+    assert serving(task(), answering(), rounded, tolerance=1e-2).objection is None
+    assert "logits differ by 0.01" in serving(task(), answering(), rounded).objection
+
+
 @pytest.mark.parametrize("logits", [[0.0, 2.1], [2.0, 0.0], [float("nan"), 2.0]])
 def test_first_difference_is_told_with_both_answers(logits):
     found = serving(task(), answering(bad=logits), answering())
