@@ -34,11 +34,10 @@ PADDING = "timing padding"
 
 
 def multiplied_bytes(onnx_file):
-    """Bytes of the weights that matrix products read."""
+    """Bytes of the weights that matrix products read, each time that one does."""
     graph = onnx.load(onnx_file).graph
     sizes = {entry.name: numpy_helper.to_array(entry).nbytes for entry in graph.initializer}
-    used = {name for node in graph.node if node.op_type in PRODUCTS for name in node.input}
-    return sum(size for name, size in sizes.items() if name in used)
+    return sum(sizes.get(name, 0) for node in graph.node if node.op_type in PRODUCTS for name in node.input)
 
 
 def has_padding(inputs):
@@ -46,7 +45,10 @@ def has_padding(inputs):
 
     Layers' own masks may hide more: what comes later, or is too far away.
     """
-    masks = [array for name, array in inputs.items() if "mask" in name or (name.startswith("argument") and array.ndim == 4)]
+    masks = [
+        array for name, array in inputs.items()
+        if "mask" in name or (name.startswith("argument") and array.ndim == 4 and array.shape[1] == 1)  # alike for all heads
+    ]  # fmt: skip
     ends = [mask[..., -1, -1] if mask.ndim == 4 else mask[..., -1] for mask in masks]
     return any((end < 0).any() if end.dtype.kind == "f" else not end.all() for end in ends)
 

@@ -1,5 +1,7 @@
 """A tiny random model of every family there is a file of: odd sizes, so that a wrong axis cannot go unseen."""
 
+import copy
+
 import torch
 from tiny import (
     LABELS,
@@ -17,29 +19,73 @@ from tiny import (
 )
 from transformers import (
     AlbertConfig,
+    BeitConfig,
     BertConfig,
+    CamembertConfig,
+    CLIPConfig,
+    ConvNextConfig,
+    DebertaConfig,
+    DebertaV2Config,
+    DeiTConfig,
+    Dinov2Config,
+    Dinov2WithRegistersConfig,
+    DistilBertConfig,
+    ElectraConfig,
     LlamaConfig,
+    MobileBertConfig,
     ModernBertConfig,
+    MPNetConfig,
+    NomicBertConfig,
     ResNetConfig,
+    RobertaConfig,
+    SiglipConfig,
     SwinConfig,
     ViTConfig,
+    XLMRobertaConfig,
 )
 
 TEXT = {**LABELS, "vocab_size": len(SPECIAL) + len(WORDS) + len(PIECES), "max_position_embeddings": 32, "pad_token_id": 0}
 PLAIN = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
 
+ROBERTA = {**TEXT, **PLAIN, "max_position_embeddings": 34, "bos_token_id": 2, "eos_token_id": 3}
+DEBERTA = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 32, "type_vocab_size": 0}
+PICTURE = {**LABELS, **PLAIN, "image_size": 16, "patch_size": 4}
+NARROW = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+
 IMAGE = 32
 CONFIGURATIONS = {
     "bert": BertConfig(**TEXT, **PLAIN),
+    "roberta": RobertaConfig(**ROBERTA),
+    "xlm-roberta": XLMRobertaConfig(**ROBERTA),
+    "camembert": CamembertConfig(**ROBERTA),
+    "electra": ElectraConfig(**TEXT, **PLAIN, embedding_size=16),
+    "distilbert": DistilBertConfig(**TEXT, dim=32, n_layers=3, n_heads=4, hidden_dim=48),
+    "mpnet": MPNetConfig(**ROBERTA),
+    "deberta": DebertaConfig(**TEXT, **PLAIN, **DEBERTA),
+    "deberta-v2": DebertaV2Config(
+        **TEXT, **PLAIN, **DEBERTA, position_buckets=8, share_att_key=True, norm_rel_ebd="layer_norm"
+    ),
+    "nomic_bert": NomicBertConfig(**TEXT, **PLAIN),
+    "mobilebert": MobileBertConfig(
+        **TEXT, **{**PLAIN, "num_hidden_layers": 2}, embedding_size=16, intra_bottleneck_size=16,
+        num_feedforward_networks=3,
+    ),
     "albert": AlbertConfig(**TEXT, **{**PLAIN, "num_hidden_layers": 4}, embedding_size=16, num_hidden_groups=2),
     "modernbert": ModernBertConfig(
         **TEXT, **PLAIN, local_attention=6, global_attn_every_n_layers=2, cls_token_id=2, sep_token_id=3, bos_token_id=2,
         eos_token_id=3, reference_compile=False,
     ),
     "llama": LlamaConfig(**TEXT, **PLAIN, num_key_value_heads=2, bos_token_id=2, eos_token_id=3),
-    "vit": ViTConfig(**LABELS, **PLAIN, image_size=16, patch_size=4),
+    "vit": ViTConfig(**PICTURE),
+    "deit": DeiTConfig(**PICTURE),
+    "beit": BeitConfig(**PICTURE, use_shared_relative_position_bias=True),
+    "dinov2": Dinov2Config(**PICTURE, mlp_ratio=2, use_swiglu_ffn=True),
+    "dinov2_with_registers": Dinov2WithRegistersConfig(**PICTURE, mlp_ratio=2, num_register_tokens=2),
+    "clip": CLIPConfig(**LABELS, vision_config={**NARROW, "image_size": 16, "patch_size": 4}, text_config=NARROW),
+    "siglip": SiglipConfig(**LABELS, vision_config={**NARROW, "image_size": 16, "patch_size": 4}, text_config=NARROW),
+    "convnext": ConvNextConfig(**LABELS, hidden_sizes=[8, 16], depths=[2, 2], num_stages=2, patch_size=4),
     "swin": SwinConfig(
-        **LABELS, image_size=IMAGE, patch_size=2, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4, mlp_ratio=2.0
+        **LABELS, image_size=IMAGE, patch_size=2, embed_dim=16, depths=[2, 1], num_heads=[2, 4], window_size=4, mlp_ratio=2.0
     ),
     "resnet": ResNetConfig(
         **LABELS, embedding_size=8, hidden_sizes=[16, 24], depths=[2, 2], layer_type="bottleneck"
@@ -47,38 +93,46 @@ CONFIGURATIONS = {
 }
 
 
-def model_of(family):
-    """A random model, its buffers (such as a batch norm's statistics) too."""
+def model_of(family, head=None):
+    """A random model of the class `head` (the first of its family), its buffers (such as a batch norm's) too."""
     import transformers
 
     from prune2deploy.models.family import families
 
-    config = CONFIGURATIONS[family]
-    config.architectures = [next(iter(families()[family].heads))]
+    config = copy.deepcopy(CONFIGURATIONS[family])
+    config.architectures = [head or next(iter(families()[family].heads))]
     config._attn_implementation = "eager"
-    if not is_text(family) and not hasattr(config, "image_size"):
+    if families()[family].any_size:
         config.image_size = [IMAGE, IMAGE]  # as its processor has it
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = randomise(getattr(transformers, config.architectures[0])(config))
+        # without norms, what rounding does grows from layer to layer
+        spread = 0.2 if getattr(config, "normalization_type", "") == "no_norm" else 0.3
+        model = randomise(getattr(transformers, config.architectures[0])(config), spread)
         for name, buffer in model.named_buffers():
             if name.endswith(("running_mean", "running_var")):
                 buffer.uniform_(*((-0.3, 0.3) if name.endswith("mean") else (0.2, 0.6)))
+    if family == "mobilebert":  # which looks at a token's neighbours: those that pad are nothing, as training leaves them
+        model.get_input_embeddings().weight.data[config.pad_token_id] = 0
     return model.requires_grad_(False)
 
 
 def is_text(family):
-    return hasattr(CONFIGURATIONS[family], "vocab_size")
+    from prune2deploy.models.family import families
+
+    return not any("ForImage" in head for head in families()[family].heads)
 
 
 def save(family, directory):
     """The model of `family` as a directory, with its tokenizer or image processor."""
-    model_of(family).save_pretrained(directory)
+    model = model_of(family)
+    model.save_pretrained(directory)
     if is_text(family):
         names = ["input_ids", *(["token_type_ids"] if family in ("bert", "albert") else []), "attention_mask"]
         save_tokenizer(directory, names)
     else:
-        save_processor(directory, CONFIGURATIONS[family].image_size if family == "vit" else IMAGE)
+        size = getattr(model.config, "vision_config", model.config).image_size
+        save_processor(directory, size if isinstance(size, int) else size[0])
     return directory
 
 

@@ -89,10 +89,10 @@ def test_pickled_weights(command, here, project, dense_copy, text_data):
 
 @pytest.mark.parametrize("command", [("profile",), PRUNE, RUN], ids=lambda command: command[0])
 def test_unsupported_family(command, here, project, dense_copy, text_data):
-    names = {"model_type": "distilbert", "architectures": ["DistilBertForSequenceClassification"]}
+    names = {"model_type": "funnel", "architectures": ["FunnelForSequenceClassification"]}
     change_json(dense_copy / "config.json", lambda values: values.update(names))
     project(dense_copy, text_data)
-    refuses(here, command, "'distilbert'", f"supported are: {', '.join(sorted(families()))}")
+    refuses(here, command, "'funnel'", f"supported are: {', '.join(sorted(families()))}")
 
 
 @pytest.mark.parametrize("command", [("profile",), PRUNE], ids=lambda command: command[0])

@@ -308,10 +308,10 @@ def test_model_of_another_task(here, bert_dir, vit_dir, image_data, text_data):
 
 def test_family_that_is_not_supported_names_those_that_are(here, dense_copy, text_data):
     config = json.loads((dense_copy / "config.json").read_text(encoding="utf-8"))
-    config |= {"model_type": "roberta", "architectures": ["RobertaForSequenceClassification"]}
+    config |= {"model_type": "funnel", "architectures": ["FunnelForSequenceClassification"]}
     (dense_copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
     supported = f"supported are: {', '.join(sorted(families()))}"
-    refuses(here, cli("init", dense_copy, "--data", text_data, *SHORT), "'roberta'", supported)
+    refuses(here, cli("init", dense_copy, "--data", text_data, *SHORT), "'funnel'", supported)
 
 
 def test_data_that_is_none(here, bert_dir, tmp_path):

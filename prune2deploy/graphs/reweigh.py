@@ -41,6 +41,8 @@ class Template:
             array = tensor.detach().numpy()
             if name in initializers:
                 self.places[name] = (name, False)
+            elif _digest(array) in by_content:  # equal tensors are one initializer, under the name of one of them
+                self.places[name] = (by_content[_digest(array)], False)
             elif array.ndim == 2 and _digest(array.T) in by_content:
                 self.places[name] = (by_content[_digest(array.T)], True)
 

@@ -41,7 +41,16 @@ class StandIn:
 
     path: str  # from the block's root
     returns: Literal["input", "bias", "full bias"]
-    pair: bool = False  # with None beside it, where the caller expects attention weights, too
+    tuple_of: int = 0  # what its caller takes apart: so many, None (such as attention weights) but for the first
+
+
+@dataclass(frozen=True)
+class Given:
+    """An argument of a module that is made elsewhere, for all of its units: those that are left get their slices."""
+
+    path: str  # from the block's root
+    argument: str
+    axis: int = 1
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,7 @@ class Block:
     entry: str = ""  # a module whose input is the residual stream that the output is added to; "": it feeds a bottleneck
     span: str = ""  # a module that computes this block and nothing of the next one in its layer
     attributes: tuple[str, ...] = ()  # numbers, as paths from the root, that modules keep of their units
+    given: tuple[Given, ...] = ()
     taps: int = 1  # places that a convolution as output projection looks at for each column
     calls: int = 1  # how often a forward pass runs the layer
 

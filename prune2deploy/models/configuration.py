@@ -67,7 +67,7 @@ def load_config(directory: Path) -> "PretrainedConfig":
         raise InputError(f"{path}: not usable as a {values['model_type']} configuration: {reason[:300]}") from None
     config.architectures = [_architecture(values, tuple(family.heads), path)]
     refuse_odd_sizes(config, family, path)
-    if hasattr(config, "num_channels") and not hasattr(config, "image_size"):
+    if family.any_size:
         config.image_size = size_made(directory)
     if not is_language_model(config):
         names = label_names(values, path)

@@ -1,4 +1,4 @@
-"""Families: one file of data each, found by being in `models/families/`."""
+"""Families: a file of data for those of one structure, found by being in `models/families/`."""
 
 import functools
 import importlib
@@ -20,10 +20,12 @@ class Family:
     """One family of models (a `model_type` of transformers)."""
 
     model_type: str
-    heads: Mapping[str, str]  # the classes that are known: each with the path of its last projection
+    heads: Mapping[str, str]  # the classes that are known: each with the path of its last projection, or of several
     blocks: Callable[[Any], list[Block]]  # of a configuration, in forward order; roots are paths in the base model
     fixed: Callable[[Any], dict[str, str | int]]  # what latency depends on beside the blocks: `hidden_size` and more
     unused: tuple[str, ...] = ()  # patterns of weights that checkpoints have beside a classifier's, and that it does not use
+    may_lack_segments: bool = False  # whether a model without an embedding of segments takes no notice of segment ids
+    any_size: bool = False  # of images: the model's image processor says what comes
     longest: Callable[[Any], int | None] = lambda config: getattr(config, "max_position_embeddings", None)
 
 
@@ -33,8 +35,8 @@ def families() -> dict[str, Family]:
     from prune2deploy.models import families as package
 
     names = sorted(entry.name for entry in pkgutil.iter_modules(package.__path__))
-    found = [importlib.import_module(f"{package.__name__}.{name}").FAMILY for name in names]
-    return {family.model_type: family for family in found}
+    found = [importlib.import_module(f"{package.__name__}.{name}").FAMILIES for name in names]
+    return {family.model_type: family for families in found for family in families}
 
 
 def family_of(config: "PretrainedConfig") -> Family:
@@ -79,6 +81,6 @@ def layer_of(model: "PreTrainedModel", block: Block) -> "nn.Module":
     return model.get_submodule(block.root)
 
 
-def head_of(model: "PreTrainedModel") -> "nn.Module":
-    """The last projection of `model`."""
-    return model.get_submodule(family_of(model.config).heads[model.config.architectures[0]])
+def heads_of(model: "PreTrainedModel") -> "list[nn.Module]":
+    """The last projection of `model`, or several whose outputs it averages."""
+    return [model.get_submodule(path) for path in family_of(model.config).heads[model.config.architectures[0]].split()]

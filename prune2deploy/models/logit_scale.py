@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from prune2deploy.models.family import head_of
+from prune2deploy.models.family import heads_of
 
 if TYPE_CHECKING:
     import torch
@@ -16,28 +16,28 @@ def scale_logits_(model: "PreTrainedModel", scale: float) -> None:
     """Multiply, in place, the logits of `model` by `scale`: in the weights, where nothing else uses them."""
     import torch
 
-    head = head_of(model)
-    if is_tied(model, head):
+    heads = heads_of(model)
+    if any(is_tied(model, head) for head in heads):
         set_factor_(model, factor_of(model) * scale)
         return
     with torch.no_grad():
-        for parameter in head.parameters():
+        for parameter in (parameter for head in heads for parameter in head.parameters()):
             parameter.mul_(scale)
 
 
 def factor_of(model: "PreTrainedModel") -> float:
     """What the output of the head is multiplied by; 1 where the weights hold it."""
-    return float(getattr(head_of(model), FACTOR, 1.0))
+    return float(getattr(heads_of(model)[0], FACTOR, 1.0))
 
 
 def set_factor_(model: "PreTrainedModel", factor: float) -> None:
     """Have the head multiply its output by `factor`, whatever it was before."""
-    head = head_of(model)
-    if not hasattr(head, FACTOR):
-        if factor == 1.0:
-            return
-        head.register_forward_hook(_multiplied)
-    setattr(head, FACTOR, factor)
+    for head in heads_of(model):
+        if not hasattr(head, FACTOR):
+            if factor == 1.0:
+                continue
+            head.register_forward_hook(_multiplied)
+        setattr(head, FACTOR, factor)
 
 
 def is_tied(model: "PreTrainedModel", head: "nn.Module") -> bool:

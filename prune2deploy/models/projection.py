@@ -72,7 +72,16 @@ def rows_in(module: "nn.Module", given: "torch.Tensor", samples: int) -> "torch.
         assert not isinstance(module.padding, str)
         places = unfold(given, module.kernel_size, module.dilation, module.padding, module.stride)
         return places.transpose(1, 2)
-    return as_rows(given, samples)
+    return given.reshape(samples, -1, given.shape[-1])
+
+
+def rows_out(module: "nn.Module", put_out: "torch.Tensor", samples: int) -> "torch.Tensor":
+    """What the output projection `module` puts out, as [samples, rows, outputs]; a Linear has them last on any shape."""
+    from torch import nn
+
+    if isinstance(module, nn.Conv2d):
+        return as_rows(put_out, samples)
+    return put_out.reshape(samples, -1, put_out.shape[-1])
 
 
 def as_rows(hidden: "torch.Tensor", samples: int) -> "torch.Tensor":

@@ -12,6 +12,7 @@ from prune2deploy.models.block import Block, Cut, columns_of
 from prune2deploy.models.family import blocks_of, layer_of, roots_of
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.projection import Projection, modules_of, output_projection
+from prune2deploy.models.selection import select_
 from prune2deploy.models.signature import signature_of
 from prune2deploy.models.vanished import vanish_
 
@@ -113,6 +114,8 @@ def shrink_block_(layer: nn.Module, block: Block, kept: list[int]) -> None:
         owner, _, name = path.rpartition(".")
         module = layer.get_submodule(owner)
         setattr(module, name, getattr(module, name) * len(kept) // block.units)
+    for given in block.given:
+        select_(layer.get_submodule(given.path), given, kept)
 
 
 def _take_(layer: nn.Module, path: str, axis: int, taken: torch.Tensor, inputs: bool = False) -> None:

@@ -5,6 +5,7 @@ stack without any block, divided by its layers, is what one such block adds. Rep
 weights, makes the difference large against call overhead and leaves the caches in the state that the model leaves.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,8 @@ class Stacks:
         self.template: Template | None = None  # of a stack that has the block
         visits = self._visits(task.synthetic_inputs(TRACE["batch"], TRACE["sequence"]))
         self.chain = chain_of(visits, self.blocks, curve)
-        self.layers = len(self.chain)
+        in_layer = Counter(block.root for block in self.blocks if block.curve == curve)
+        self.runs = sum(in_layer[visits[index].root] for index in self.chain)  # of blocks of the curve, in one of the stack
         self.call = visits[self.chain[0]].call
         other = self._visits(task.synthetic_inputs(OTHER["batch"], OTHER["sequence"]))[self.chain[0]].call.tensors()
         self.roots = [visits[index].root for index in self.chain]
@@ -108,11 +110,13 @@ def make_stack(
     """The layers at `roots`, with the blocks of `curve` at `width` and no others, as a module of the call's tensors."""
     from torch import nn
 
-    layers = []
+    layers: list[nn.Module] = []
     for index, root in enumerate(roots):
         own = [block for block in blocks if block.root == root]
-        again = root in roots[:index] and own[0].calls == 1
-        layers.append(_thinned(model.get_submodule(root), own, curve, width, again))
+        if root in roots[:index] and own[0].calls > 1:  # the very same layer, as in the model
+            layers.append(layers[roots.index(root)])
+        else:
+            layers.append(_thinned(model.get_submodule(root), own, curve, width, again=root in roots[:index]))
 
     class Stack(nn.Module):
         def __init__(self) -> None:

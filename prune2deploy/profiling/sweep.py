@@ -48,9 +48,9 @@ class Sweep:
 
     def _curve(self, widths: list[int], timings: dict[int, Timing]) -> Curve:
         empty = timings[0]
-        added = [max(0.0, (timings[width].median_ms - empty.median_ms) / self.stacks.layers) for width in widths]
+        added = [max(0.0, (timings[width].median_ms - empty.median_ms) / self.stacks.runs) for width in widths]
         errors = [
-            float(np.hypot(timings[width].standard_error_ms, empty.standard_error_ms)) / self.stacks.layers
+            float(np.hypot(timings[width].standard_error_ms, empty.standard_error_ms)) / self.stacks.runs
             for width in widths
         ]
         return Curve(
@@ -61,7 +61,7 @@ class Sweep:
 
     def _time(self, widths: list[int], point: WorkloadPoint, rounds: int, description: str) -> dict[int, Timing]:
         timings = self.kept.timings(
-            f"{self.stacks.curve}, {self.stacks.layers} layers", [str(width) for width in widths], point, rounds,
+            f"{self.stacks.curve}, {self.stacks.runs} blocks", [str(width) for width in widths], point, rounds,
             lambda: self._measured(widths, point, rounds, description),
         )  # fmt: skip
         return {width: timings[str(width)] for width in widths}

@@ -110,12 +110,17 @@ class ImageClassification(Classification):
         found = (path for name in SETTINGS_FILES if (path := self.model_dir / name).is_file())
         return next(found, self.model_dir / SETTINGS_FILES[0])
 
+    @property
+    def vision(self) -> Any:
+        """The part of the configuration that is about images."""
+        return getattr(self.config, "vision_config", self.config)
+
     @functools.cached_property
     def processor(self) -> Any:
         """The model's own image processor; raises InputError where there is none, or images are not in colour."""
-        if self.config.num_channels != 3:
+        if self.vision.num_channels != 3:
             raise InputError(
-                f"{self.model_dir}: num_channels is {self.config.num_channels}, and transformers' pipeline, like our "
+                f"{self.model_dir}: num_channels is {self.vision.num_channels}, and transformers' pipeline, like our "
                 "servers, makes red, green and blue of every image: only 3 channels are supported"
             )
         if not self.settings_file.is_file():
@@ -131,9 +136,9 @@ class ImageClassification(Classification):
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of what the model takes."""
-        size = self.config.image_size
+        size = self.vision.image_size
         height, width = (size, size) if isinstance(size, int) else size
-        return self.config.num_channels, height, width
+        return self.vision.num_channels, height, width
 
     def check_point(self, point: WorkloadPoint) -> None:
         """See Task."""
@@ -221,7 +226,7 @@ class ImageClassification(Classification):
         done = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
         if other := sorted(key for key, value in said.items() if key.startswith("do_") and value and key not in done):
             raise NotServableError(f"{self.settings_file}: a server does not do {other[0]} for you")
-        channels = self.config.num_channels
+        channels = self.vision.num_channels
         size = self._edges(said.get("size")) if said.get("do_resize") else None
         crop = self._edges(said.get("crop_size")) if said.get("do_center_crop") else None
         settings = {

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from prune2deploy.errors import InputError, reason_of
 from prune2deploy.files import refuse_missing
+from prune2deploy.models.family import family_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -103,6 +104,8 @@ def sends_types(tokenizer: "PreTrainedTokenizerBase", pairs: bool, config: "Pret
     encoded = tokenizer("a", "b") if pairs else tokenizer("a")
     largest = max(encoded.get(TYPES, [0]))
     known = getattr(config, "type_vocab_size", 1)  # a model that knows no segments takes all for the first
+    if known == 0 and family_of(config).may_lack_segments:
+        return False
     if largest >= known:
         raise InputError(
             f"{model_dir}: the tokenizer gives segment {largest} (token_type_ids), and type_vocab_size is {known}: take "

@@ -53,7 +53,7 @@ def otherwise(model):
 @pytest.mark.parametrize("curve", WIDTHS)
 def test_stack_graphs_equal_the_layers_of_the_shrunk_model_the_first_of_which_comes_again(case, tmp_path, curve):
     stacks = Stacks(case.model, case.task, curve, tmp_path)
-    assert stacks.layers == len(layers_of(case.model)) + 1
+    assert stacks.runs == len(layers_of(case.model)) + 1
     for width in WIDTHS[curve]:
         path = stacks.path(width)
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

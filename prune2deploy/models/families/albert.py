@@ -37,7 +37,7 @@ def blocks(config: "AlbertConfig") -> list[Block]:
     return found
 
 
-FAMILY = Family(
+FAMILIES = (Family(
     model_type="albert",
     heads={"AlbertForSequenceClassification": "classifier"},
     blocks=blocks,
@@ -46,4 +46,4 @@ FAMILY = Family(
         "hidden_size": config.hidden_size, "activation": config.hidden_act, "norm": "post",
         "embedding_size": config.embedding_size, "outputs": config.num_labels,
     },
-)  # fmt: skip
+),)  # fmt: skip

@@ -37,12 +37,13 @@ def blocks(config: "ResNetConfig") -> list[Block]:
     return found
 
 
-FAMILY = Family(
+FAMILIES = (Family(
     model_type="resnet",
     heads={"ResNetForImageClassification": "classifier.1"},
     blocks=blocks,
+    any_size=True,
     fixed=lambda config: {
         "hidden_size": config.hidden_sizes[0], "activation": config.hidden_act, "norm": "batch", "layer": config.layer_type,
         "input": "i" + "x".join(map(str, config.image_size)), "stem": config.embedding_size, "outputs": config.num_labels,
     },
-)  # fmt: skip
+),)  # fmt: skip

@@ -29,7 +29,7 @@ def blocks(config: "SwinConfig") -> list[Block]:
                     *(Cut(f"attention.{name}_proj", (size,)) for name in "qkv"),
                     Cut("attention.relative_position_bias.relative_position_bias_table", axis=1),
                 ),
-                gone=(StandIn("layernorm_before", "input"), StandIn("attention", "full bias", pair=True)),
+                gone=(StandIn("layernorm_before", "input"), StandIn("attention", "full bias", tuple_of=2)),
                 span="attention",
             ))  # fmt: skip
             found.append(Block(
@@ -40,7 +40,7 @@ def blocks(config: "SwinConfig") -> list[Block]:
     return found
 
 
-FAMILY = Family(
+FAMILIES = (Family(
     model_type="swin",
     heads={"SwinForImageClassification": "classifier"},
     blocks=blocks,
@@ -48,4 +48,4 @@ FAMILY = Family(
         "hidden_size": config.embed_dim, "activation": config.hidden_act, "norm": "pre",
         "input": f"i{config.image_size}p{config.patch_size}w{config.window_size}", "outputs": config.num_labels,
     },
-)  # fmt: skip
+),)  # fmt: skip

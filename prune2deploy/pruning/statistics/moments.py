@@ -17,7 +17,7 @@ from prune2deploy.files import read_arrays, write_arrays
 from prune2deploy.memory import give_back
 from prune2deploy.models.block import Block
 from prune2deploy.models.capture import in_model, passing
-from prune2deploy.models.projection import as_rows, output_projection, rows_in
+from prune2deploy.models.projection import output_projection, rows_in, rows_out
 from prune2deploy.pruning.statistics.calibrate import Calibration, batch_generator, refuse_not_finite
 from prune2deploy.pruning.statistics.linear_algebra import add_square_, mirror_
 from prune2deploy.tasks.base import Batch
@@ -223,7 +223,7 @@ def passes(
 
 def _passed(module: "nn.Module", hidden: "torch.Tensor", gradients: "torch.Tensor", samples: int) -> "Passed":
     """What went into an output projection, as rows once it is asked for, and the gradients at its output, as rows."""
-    return lambda: rows_in(module, hidden, samples), as_rows(gradients, samples)
+    return lambda: rows_in(module, hidden, samples), rows_out(module, gradients, samples)
 
 
 def _write(moments: Moments, directory: Path) -> None:

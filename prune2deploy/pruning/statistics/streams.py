@@ -30,7 +30,7 @@ from prune2deploy.models.capture import (
     visits_of,
 )
 from prune2deploy.models.family import blocks_of, roots_of
-from prune2deploy.models.projection import as_rows, output_projection, rows_in
+from prune2deploy.models.projection import as_rows, output_projection, rows_in, rows_out
 from prune2deploy.models.signature import signature_of
 from prune2deploy.models.surgery import shrunk_layer, unmasked
 from prune2deploy.pruning.statistics.block_statistics import BlockStatistics, Sums
@@ -349,7 +349,7 @@ class Streams:
                 raise Reached
 
         def put_out(block: Block, module: "nn.Module", hidden: "torch.Tensor") -> None:
-            seen[block, "output"] = as_rows(hidden, samples)
+            seen[block, "output"] = rows_out(module, hidden, samples)
             if stop_at == "output":
                 raise Reached
 
