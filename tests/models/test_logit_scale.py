@@ -6,7 +6,7 @@ from tiny import plan_keeping, provenance, randomise
 from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 
 from prune2deploy.models.checkpoint import load, save_pruned
-from prune2deploy.models.family import families, head_of
+from prune2deploy.models.family import families, heads_of
 from prune2deploy.models.logit_scale import factor_of, is_tied, scale_logits_, set_factor_
 from prune2deploy.models.surgery import shrink_
 from prune2deploy.pruning.methods.method import State, undoable
@@ -28,7 +28,7 @@ def tied(request, monkeypatch):
     config.architectures = [kind.__name__]
     monkeypatch.setitem(families()[request.param].heads, kind.__name__, head)
     model = randomise(kind(config)).requires_grad_(False)
-    assert is_tied(model, head_of(model))
+    assert is_tied(model, heads_of(model)[0])
     return model
 
 
@@ -55,8 +55,8 @@ def test_a_head_of_its_own_holds_the_factor_in_its_weights(case):
     scaled = copy.deepcopy(case.model)
     scale_logits_(scaled, 2.5)
     assert factor_of(scaled) == 1
-    assert not head_of(scaled)._forward_hooks
-    assert torch.equal(head_of(scaled).weight, 2.5 * head_of(case.model).weight)
+    assert not heads_of(scaled)[0]._forward_hooks
+    assert torch.equal(heads_of(scaled)[0].weight, 2.5 * heads_of(case.model)[0].weight)
 
 
 def test_a_tied_head_scales_its_logits_and_leaves_all_weights(tied):
@@ -85,7 +85,7 @@ def test_undoing_a_step_brings_the_factor_of_a_tied_head_back(tied, before):
     undo = undoable(State(None, tied))
     scale_logits_(tied, 2.5)
     with torch.no_grad():
-        head_of(tied).weight.mul_(3)
+        heads_of(tied)[0].weight.mul_(3)
     assert torch.equal(logits(undo().model), said)
 
 

@@ -58,8 +58,8 @@ def test_without_a_bias_nothing_is_left(projection):
 
 def test_attention_that_vanished_answers_in_pairs():
     hidden = torch.randn(2, 5, 4)
-    assert PassThrough(nn.Linear(4, 4), pair=True)(hidden, attention_mask=None) == (hidden, None)
-    put_out, weights = BiasOnly(nn.Linear(4, 6), pair=True)(hidden, None)
+    assert PassThrough(nn.Linear(4, 4), tuple_of=2)(hidden, attention_mask=None) == (hidden, None)
+    put_out, weights = BiasOnly(nn.Linear(4, 6), tuple_of=2)(hidden, None)
     assert put_out.shape == (6,)
     assert weights is None
 

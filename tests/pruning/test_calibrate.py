@@ -6,7 +6,7 @@ import synthetic
 import torch
 
 from prune2deploy.errors import InputError
-from prune2deploy.models.family import head_of
+from prune2deploy.models.family import heads_of
 from prune2deploy.models.projection import output_projection
 from prune2deploy.pruning.statistics import calibrate
 from prune2deploy.pruning.statistics.calibrate import fisher_information, mask_gradients
@@ -223,7 +223,7 @@ def test_gradients_whose_squares_are_none_are_refused(case, tmp_path):
     calibration = synthetic.calibration(case, cache=tmp_path)
     calibration.model = copy.deepcopy(case.model)
     with torch.no_grad():
-        head_of(calibration.model).weight.mul_(1e25)  # its answers and its losses are finite
+        heads_of(calibration.model)[0].weight.mul_(1e25)  # its answers and its losses are finite
     with pytest.raises(InputError, match="the dense model's gradients are too large on some samples"):
         fisher_information(calibration)
     assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ import torch
 from said import divergence, logits_of
 
 from prune2deploy.errors import CheckFailedError, InputError
-from prune2deploy.models.family import head_of
+from prune2deploy.models.family import heads_of
 from prune2deploy.models.logit_scale import scale_logits_
 from prune2deploy.models.surgery import mask_
 from prune2deploy.progress import Progress
@@ -85,7 +85,7 @@ def test_outputs_that_are_not_finite_are_refused(case):
 def test_dense_model_that_is_not_finite_is_not_called_a_broken_stage(case):
     model = copy.deepcopy(case.model)
     with torch.no_grad():
-        head_of(model).weight.fill_(3e38)
+        heads_of(model)[0].weight.fill_(3e38)
     some = case.samples.select([0, 1, 2])
     with pytest.raises(InputError, match="the dense model's outputs are not finite on some samples"):
         Stages(model, case.task, some, case.samples, Progress())
