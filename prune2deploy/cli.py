@@ -328,6 +328,22 @@ def validate(
 
 @app.command()
 @guarded
+def inspect(
+    what: Annotated[str, typer.Argument(help="A model (directory or hub id), a pruned model, a table, or a package.")],
+    as_json: Json = False,
+) -> None:
+    """Show what a model can be pruned in, or what is in a pruned model, a latency table or a package."""
+    from prune2deploy.inspection import inspect as stage
+
+    found = stage(what, Path.cwd())
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    typer.echo("\n".join(found.lines()))
+
+
+@app.command()
+@guarded
 def doctor(as_json: Json = False) -> None:
     """Say what this machine can do, and what to install for the rest."""
     from prune2deploy.doctor import examine
