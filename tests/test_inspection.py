@@ -71,8 +71,8 @@ def test_a_table_tells_what_widths_cost():
 @pytest.mark.parametrize(
     ("what", "says"),
     [
-        ("./nothing", "no such model directory"), ("empty", "no config.json here"), ("note.json", "not a valid latency table"),
-        ("gone.json", "no latency table here"),
+        ("./nothing", "no such model directory"), ("empty", "no config.json here"),
+        ("note.json", "not a valid latency table"), ("gone.json", "no latency table here"),
     ],
 )  # fmt: skip
 def test_what_is_nothing_of_ours_is_refused(what, says, tmp_path, monkeypatch):
