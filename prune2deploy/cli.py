@@ -136,20 +136,21 @@ def profile(
     as_json: Json = False,
 ) -> None:
     """Measure the latency table of the model on this machine."""
-    from prune2deploy.models.table import padding_note
+    from prune2deploy.models.table import launch_note, padding_note
     from prune2deploy.profiling.stage import profile as stage
 
     settings = project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision, wait=wait)
     table, path = stage(settings, RichProgress())
     if as_json:
         print_json({"path": str(path), "dense_ms": table.dense_ms, "fixed_ms": table.fixed_ms,
-                    "median_error": table.median_error, "seconds": table.seconds,
+                    "median_error": table.median_error, "seconds": table.seconds, "halved_speedup": table.halved_speedup,
                     "padding_cost": {str(entry.point): entry.padding_cost for entry in table.points}})  # fmt: skip
         return
-    typer.echo(f"dense {table.dense_ms:.2f} ms, without any block {table.fixed_ms:.2f} ms; predicts unseen plans to "
-               f"{100 * table.median_error:.1f} % (median)")  # fmt: skip
-    if note := padding_note(table.points):
-        typer.echo(note)
+    typer.echo(f"dense {table.dense_ms:.2f} ms, with half of every block {table.halved_speedup:.2f}× as fast, without any "
+               f"{table.fixed_ms:.2f} ms; predicts unseen plans to {100 * table.median_error:.1f} % (median)")  # fmt: skip
+    for note in (padding_note(table.points), launch_note(table)):
+        if note:
+            typer.echo(note)
     typer.echo(str(path))
 
 

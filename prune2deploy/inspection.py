@@ -193,6 +193,7 @@ def _of_table(path: Path) -> Inspection:
         facts={
             "signature": table.signature.name, "device": f"{table.device.name} ({table.device.cores} cores)",
             "runtime": f"{table.runtime.name} {table.runtime.version} ({table.runtime.provider})",
+            "half of every block": f"{table.halved_speedup:.2f}× as fast",
             "precision": table.precision, "threads": table.runtime.threads, "measured": table.measured_at,
             "predicts unseen plans to (median)": f"{100 * table.median_error:.1f} %",
         },

@@ -16,6 +16,7 @@ from prune2deploy.runtimes.base import DeviceInfo, RuntimeInfo
 from prune2deploy.runtimes.nvml import GpuState
 
 CHEAP_PADDING = 0.02  # of the latency; less is within what two measurements differ by
+LAUNCH_BOUND = 1.1  # what half of every block makes faster, at most, where launches take the time (docs/gpu.md)
 ERROR_LIMIT = 0.05  # median prediction error on unseen plans that a table may have
 
 
@@ -155,8 +156,32 @@ class LatencyTable(Record):
             for key, width in widths.items()
         )
 
+    @property
+    def halved_speedup(self) -> float:
+        """How many times as fast as the dense model one with half of every block is, by the table."""
+        halved, dense = (
+            self.predict_ms({key: self.signature.units(key) // share for key in self.signature.blocks}) for share in (2, 1)
+        )
+        return dense / halved
+
     def _averaged(self, values: list[float]) -> float:
         return float(np.average(values, weights=[point.point.weight for point in self.points]))
+
+
+def launch_note(table: LatencyTable) -> str | None:
+    """What to tell where ONNX Runtime's launching of kernels, one by one, takes a GPU's time; None where it does not."""
+    one_by_one = table.device.kind == "gpu" and table.runtime.name == "onnxruntime" and not replays(table.runtime)
+    if not one_by_one or table.halved_speedup > LAUNCH_BOUND:
+        return None
+    return (
+        "narrower blocks save next to nothing here: launching kernels takes the time; with cuda_graphs = true under "
+        "[target] they are replayed, and larger batches have more to save"
+    )
+
+
+def replays(runtime: RuntimeInfo) -> bool:
+    """Whether ONNX Runtime replays CUDA graphs."""
+    return "enable_cuda_graph" in runtime.settings
 
 
 def padding_note(points: list[PointTable]) -> str | None:
@@ -170,7 +195,7 @@ def padding_note(points: list[PointTable]) -> str | None:
 def table_path(profiles: Path, device: DeviceInfo, signature: Signature, runtime: RuntimeInfo, precision: str) -> Path:
     """Where the table for this combination is kept."""
     how = "" if device.kind == "gpu" else f"-{runtime.threads}t"
-    if "enable_cuda_graph" in runtime.settings:
+    if replays(runtime):
         how = "-cuda-graphs"
     return profiles / device.slug / f"{signature.name}.{runtime.name}{how}.{precision}.json"
 

@@ -19,6 +19,7 @@ from prune2deploy.models.table import (
     PlanCheck,
     PointTable,
     check_matches,
+    launch_note,
     read_table,
     refuse_noisy,
     table_path,
@@ -356,3 +357,37 @@ def test_table_that_does_not_predict_whole_models_is_refused():
     refuse_noisy(table(median_error=0.05))
     with pytest.raises(UnstableMeasurementError, match=r"median error is 6.0 % \(limit 5 %\)"):
         refuse_noisy(table(median_error=0.06))
+
+
+def on_h200(made, settings):
+    runtime = made.runtime.model_copy(update={"name": "onnxruntime", "settings": settings})
+    device = made.device.model_copy(update={"kind": "gpu", "name": "NVIDIA H200"})
+    return made.model_copy(update={"device": device, "runtime": runtime})
+
+
+def flat(made):
+    """Another table whose blocks take the same time at every width but 0, as where launches do."""
+    at_point = made.points[0]
+    curves = {
+        name: [each.model_copy(update={"ms": [0.0, *[0.2] * (len(each.ms) - 1)]}) for each in found]
+        for name, found in at_point.curves.items()
+    }
+    return made.model_copy(update={"points": [at_point.model_copy(update={"curves": curves})]})
+
+
+def test_half_of_every_block_is_as_fast_as_the_curves_say():
+    found = table(points=[point()])
+    at_point, units = found.points[0], found.signature.units
+    saved = sum(
+        at_point.curve(name).at(units(key)) - at_point.curve(name).at(units(key) // 2)
+        for key, name in found.signature.blocks.items()
+    )
+    dense = found.predict_ms({key: units(key) for key in found.signature.blocks})
+    assert found.halved_speedup == pytest.approx(dense / (dense - saved))
+
+
+def test_launches_that_take_the_time_are_told_where_they_can_be_helped():
+    found = table(points=[point()])
+    assert "cuda_graphs = true" in launch_note(flat(on_h200(found, {})))
+    assert launch_note(flat(on_h200(found, {"enable_cuda_graph": "1"}))) is None
+    assert launch_note(flat(found)) is None, "a CPU"
