@@ -62,7 +62,7 @@ def init(
     directory = resolve_model(model, root)
     config = load_config(directory)
     refuse_pruned(directory)
-    kind = task_named(task) if task else task_for((config.architectures or ["none"])[0])
+    kind = task_named(task) if task else task_for(config)
     values, notes = described(model, data, root, kind, columns or {}, splits)
     values["workload"] = [kind.default_point(config).model_dump(exclude_none=True)]
     for key, value in (settings or {}).items():

@@ -30,7 +30,6 @@ IGNORED = {
     "quantization_config": "it is quantised; give the model from before",
 }
 OTHER_HEADS = {
-    "regression": "it predicts numbers (regression)",
     "multi_label_classification": "it gives any number of labels (multi-label classification)",
 }
 ACTIVATIONS = ("sbert_ce_default_activation_function", "activation_fn")  # that sentence-transformers puts on a cross-encoder
@@ -73,7 +72,7 @@ def load_config(directory: Path) -> "PretrainedConfig":
         names = label_names(values, path)
         config.id2label = dict(enumerate(names))
         config.label2id = {name: index for index, name in enumerate(names)}
-        refuse_other_heads(values, len(names), path)
+        refuse_other_heads(values, len(names), config.architectures[0], path)
     for name, value in SWITCHES.items():
         if hasattr(config, name):
             setattr(config, name, value)
@@ -161,23 +160,27 @@ def refuse_ignored(values: dict[str, Any], path: Path) -> None:
         )
 
 
-def refuse_other_heads(values: dict[str, Any], outputs: int, path: Path) -> None:
-    """Raise InputError, by name, where the head's loss is not a softmax over two or more classes."""
+def refuse_other_heads(values: dict[str, Any], outputs: int, architecture: str, path: Path) -> None:
+    """Raise InputError, by name, where the head gives neither a softmax over classes nor, of texts, one number."""
     if reason := OTHER_HEADS.get(str(values.get("problem_type"))):
         raise InputError(f"{path}: problem_type is {values['problem_type']}: {reason}, which is not supported yet")
-    if outputs == 1:
+    if outputs == 1 and not architecture.endswith("ForSequenceClassification"):
         raise InputError(
-            f"{path}: the model has one output: a score, as of a reranker or a regressor, which is not supported yet "
-            "(classification needs two labels or more)"
+            f"{path}: the model has one output: a score, which is supported for texts only yet (classification needs two "
+            "labels or more)"
         )
+    if values.get("problem_type") == "regression" and outputs > 1:
+        raise InputError(f"{path}: problem_type is regression, and the model has {outputs} outputs: only one works yet")
+    if outputs == 1:
+        return  # whatever is done to a score afterwards, it is the score that is compared
     beside = values.get("sentence_transformers")
     said = {**values, **(beside if isinstance(beside, dict) else {})}
     for option in ("function_to_apply", *ACTIVATIONS):
         function = said.get(option)
         if function is not None and str(function).rpartition(".")[2].lower() not in SOFTMAX_OR_NONE:
             raise InputError(
-                f"{path}: {option} is {function}, so that its outputs are no softmax over classes; multi-label models and "
-                "scores are not supported yet"
+                f"{path}: {option} is {function}, so that its outputs are no softmax over classes; multi-label models "
+                "are not supported yet"
             )
 
 

@@ -141,6 +141,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     architecture_suffix: ClassVar[str]  # which transformers classes it is for
+    needs: ClassVar[str] = ""  # what else they must have, for messages
     reads_first_token: ClassVar[bool]  # whether the model's head sees nothing but the first position
     columns: ClassVar[tuple[str, ...]]  # the column roles that the project file may name
     served: ClassVar[str]  # the file of prune2deploy.serving.served that preprocesses on a server
@@ -154,6 +155,11 @@ class Task(ABC):
         self.config = config
         self.data = data
         self.root = root
+
+    @classmethod
+    def is_for(cls, config: "PretrainedConfig") -> bool:
+        """Whether this is a task of models with this configuration."""
+        return (config.architectures or ["none"])[0].endswith(cls.architecture_suffix)
 
     @classmethod
     @abstractmethod

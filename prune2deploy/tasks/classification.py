@@ -11,7 +11,7 @@ from prune2deploy.data.splits import column, columns_of, read_split
 from prune2deploy.errors import InputError
 from prune2deploy.tasks.base import LOGITS, Arrays, Labels, Run, Samples
 from prune2deploy.tasks.labels import LabelColumn, class_of_label, label_texts
-from prune2deploy.tasks.metrics import Accuracy
+from prune2deploy.tasks.metrics import Accuracy, Metric
 from prune2deploy.tasks.objectives import Categorical, Joint, Outputs
 from prune2deploy.tasks.rows import FromRows, called
 
@@ -73,7 +73,7 @@ class Classification(FromRows):
         names = getattr(rows.features[name], "names", None)
         return LabelColumn(split, rows[name][:], names, lambda row: self.placed(rows, row, split))
 
-    def metric(self) -> Accuracy:
+    def metric(self) -> Metric:
         """See Task."""
         return Accuracy(LOGITS)
 

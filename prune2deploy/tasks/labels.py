@@ -89,7 +89,7 @@ def class_of_label(columns: Sequence[LabelColumn], names: Sequence[str], where: 
 
 def _remedy(texts: Sequence[str], unknown: Sequence[str]) -> str:
     if any(_is_fraction(text) for text in unknown):
-        return "numbers with a fraction are a regression, which is not supported yet"
+        return "numbers with a fraction are scores, and the model has classes"
     return (
         f"the data has {len(texts)} label{'s' if len(texts) != 1 else ''} ({_listed(texts)}): rename them, or the model's "
         "classes (id2label and label2id in its config.json)"

@@ -45,7 +45,7 @@ class Metric(ABC):
 
     @abstractmethod
     def value(self, numbers: np.ndarray) -> float:
-        """Points, 0 to 100, of samples with these numbers: those seen, or a resample of them."""
+        """Points, at most 100, of samples with these numbers: those seen, or a resample of them."""
 
     def standard_error(self) -> float:
         """Of the score, in points: that of the mean of `points`, or else a bootstrap over samples."""
@@ -57,6 +57,29 @@ class Metric(ABC):
     @abstractmethod
     def _of_samples(self, outputs: Arrays, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
         """The numbers to keep of a batch, [n, a few]."""
+
+
+class RankCorrelation(Metric):
+    """Spearman's correlation of `output`, [n, 1], with labels [n], times 100; 0 where the one or the other are all alike."""
+
+    name = "Spearman correlation"
+
+    def __init__(self, output: str):
+        super().__init__()
+        self.output = output
+
+    def value(self, numbers: np.ndarray) -> float:
+        """See Metric."""
+        from scipy.stats import rankdata
+
+        said, right = (rankdata(column) for column in numbers.T)
+        if np.ptp(said) == 0 or np.ptp(right) == 0:
+            return 0.0
+        return float(WHOLE * np.corrcoef(said, right)[0, 1])
+
+    def _of_samples(self, outputs: Arrays, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
+        """(number, label) of each."""
+        return np.stack([outputs[self.output][:, 0], labels], axis=1).astype(np.float64)
 
 
 class Accuracy(Metric):

@@ -4,17 +4,22 @@ from typing import TYPE_CHECKING
 
 from prune2deploy.config import Project
 from prune2deploy.errors import InputError
+from prune2deploy.models.family import is_language_model
 from prune2deploy.tasks.base import Task
 from prune2deploy.tasks.image_classification import ImageClassification
 from prune2deploy.tasks.next_token import NextToken
 from prune2deploy.tasks.text_classification import TextClassification
+from prune2deploy.tasks.text_scores import TextScores
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from transformers import PretrainedConfig
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (TextClassification, ImageClassification, NextToken)}
+# of two that a model is for, the first is meant where the user does not say
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (TextScores, TextClassification, ImageClassification, NextToken)
+}
 
 
 def task_named(name: str) -> type[Task]:
@@ -24,23 +29,28 @@ def task_named(name: str) -> type[Task]:
     return TASKS[name]
 
 
-def task_for(architecture: str) -> type[Task]:
-    """The task that models of class `architecture` are for."""
+def task_for(config: "PretrainedConfig") -> type[Task]:
+    """The task that models with this configuration are for."""
     for task in TASKS.values():
-        if architecture.endswith(task.architecture_suffix):
+        if task.is_for(config):
             return task
-    raise InputError(f"no task for {architecture}; known tasks are: {', '.join(sorted(TASKS))}")
+    raise InputError(f"no task for {_architecture(config)}; known tasks are: {', '.join(sorted(TASKS))}")
 
 
 def task_of(project: Project, model_dir: "Path", config: "PretrainedConfig") -> Task:
     """The project's task on this model; raises InputError where the two do not fit."""
     task = task_named(project.task)
-    architecture = (config.architectures or ["none"])[0]
-    if not architecture.endswith(task.architecture_suffix):
-        raise InputError(f"task {task.name} needs a model …{task.architecture_suffix}; {model_dir} is a {architecture}")
+    if not task.is_for(config):
+        count = "" if is_language_model(config) else f" with {config.num_labels} output{'s'[: config.num_labels > 1]}"
+        wanted = f"…{task.architecture_suffix}{task.needs}"
+        raise InputError(f"task {task.name} needs a model {wanted}; {model_dir} is a {_architecture(config)}{count}")
     if unknown := sorted(set(project.data.columns) - set(task.columns)):
         raise InputError(f"data.columns: {task.name} has no {unknown[0]!r}; it has: {', '.join(task.columns)}")
     made = task(model_dir, config, project.data, project.root)
     for point in project.workload:
         made.check_point(point)
     return made
+
+
+def _architecture(config: "PretrainedConfig") -> str:
+    return (config.architectures or ["none"])[0]

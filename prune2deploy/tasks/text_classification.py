@@ -12,7 +12,7 @@ from prune2deploy.tasks.texts import FromTexts, TextSamples, single_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question", "sentence"), ("question1", "question2"),
          ("text1", "text2"), ("text", "text_pair"))  # fmt: skip
@@ -23,7 +23,13 @@ class TextClassification(FromTexts, Classification):
 
     name = "text-classification"
     architecture_suffix = "ForSequenceClassification"
+    needs = " with two outputs or more"
     columns = ("text", "text_pair", "label")
+
+    @classmethod
+    def is_for(cls, config: "PretrainedConfig") -> bool:
+        """See Task."""
+        return super().is_for(config) and config.num_labels > 1
 
     @classmethod
     def guess_columns(cls, features: dict[str, object], given: dict[str, str], where: str) -> dict[str, str]:
@@ -47,7 +53,7 @@ class TextClassification(FromTexts, Classification):
         from transformers import pipeline
 
         tokenizer, cut = self.cutting()
-        classify = pipeline(self.name, model=model or self.anew(), tokenizer=tokenizer, device="cpu")
+        classify = pipeline("text-classification", model=model or self.anew(), tokenizer=tokenizer, device="cpu")
 
         def answer(sample: RawSample) -> np.ndarray:
             texts = [text.decode() for text in sample.values()]

@@ -145,6 +145,8 @@ def _told(task: Task, answer: np.ndarray | str) -> str:
     """An answer for people: its label and probability, or why there is none."""
     if isinstance(answer, str):
         return f"no answer ({answer})"
+    if answer.size == 1:
+        return f"{float(answer.reshape(-1)[0]):.4g}"
     if answer.ndim > 1:
         return f"answers to {len(answer)} tokens"
     odds = np.exp(answer - answer.max())

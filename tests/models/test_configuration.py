@@ -53,10 +53,8 @@ def test_labels_that_nobody_wrote_down_must_fit_the_head(dense_copy):
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"problem_type": "regression"}, "problem_type is regression: it predicts numbers"),
+        ({"problem_type": "regression"}, "problem_type is regression, and the model has 3 outputs"),
         ({"problem_type": "multi_label_classification"}, "multi-label classification"),
-        ({"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}, "one output: a score, as of a reranker"),
-        ({"id2label": ..., "label2id": ..., "num_labels": 1}, "one output"),
         ({"function_to_apply": "sigmoid"}, "function_to_apply is sigmoid"),
         ({"sbert_ce_default_activation_function": "torch.nn.modules.activation.Sigmoid"}, "no softmax over classes"),
         ({"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid"}}, "activation_fn is"),

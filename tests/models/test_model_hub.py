@@ -71,7 +71,7 @@ def test_model_comes_whole_and_of_one_version(hub, tmp_path):
     ("changes", "says"),
     [
         ({"model_type": "gpt_neox"}, "models of type 'gpt_neox' are not supported"),
-        ({"problem_type": "regression"}, "it predicts numbers (regression)"),
+        ({"problem_type": "multi_label_classification"}, "it gives any number of labels"),
         ({"architectures": ["BertForMaskedLM"]}, "the model is a BertForMaskedLM"),
     ],
 )

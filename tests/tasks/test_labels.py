@@ -95,8 +95,8 @@ def test_label_that_the_model_does_not_know_is_named(value):
         ([0, 1, 4], STARS, None, "label 4 is not one of the model's 3 classes (1, 2, 3)"),
         ([2, 4], UNNAMED * 4, FOLDERS, "label '10' may be class 10 of the model, or 2, as the data numbers it"),
         ([2, 4], tuple("abcdefghijkl"), FOLDERS, "may be class 10 of the model, or 2"),
-        ([0.25, 0.5], TOPICS, None, "numbers with a fraction are a regression, which is not supported yet"),
-        (["3.75", "4.0"], TOPICS, None, "a regression, which is not supported yet"),
+        ([0.25, 0.5], TOPICS, None, "numbers with a fraction are scores, and the model has classes"),
+        (["3.75", "4.0"], TOPICS, None, "are scores, and the model has classes"),
     ],
 )
 def test_labels_that_do_not_fit_the_model(values, names, class_names, problem):
