@@ -76,7 +76,9 @@ def common(
 def init(
     model: Annotated[str, typer.Argument(help="A model directory, or a hub id.")],
     data: Annotated[str, typer.Option(help="A file or directory, or a hub data set name[:config].")],
-    task: Annotated[str | None, typer.Option(help="text-classification, text-scores, image-classification, …")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="text-classification, text-scores, image-classification or next-token.")
+    ] = None,
     text: Annotated[str | None, typer.Option(help="Name of the text column.")] = None,
     text_pair: Annotated[str | None, typer.Option(help="Name of the second text's column.")] = None,
     image: Annotated[str | None, typer.Option(help="Name of the image column.")] = None,
