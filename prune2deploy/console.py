@@ -3,7 +3,9 @@
 import errno
 import functools
 import json
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
@@ -41,7 +43,13 @@ class RichProgress(Progress):
         # few redraws: they take processor time from what is being measured
         with Bars(*columns, console=self.console, refresh_per_second=1) as bars:
             task = bars.add_task(description, total=total)
-            yield lambda: bars.advance(task)
+
+            def advance() -> None:
+                if _interrupted.is_set():
+                    raise KeyboardInterrupt
+                bars.advance(task)
+
+            yield advance
 
     @contextmanager
     def countdown(self, description: str, seconds: float) -> Iterator[Callable[[float], None]]:
@@ -59,6 +67,34 @@ class RichProgress(Progress):
         self.console.print(message, style="dim", markup=False, highlight=False)
 
 
+_interrupted = threading.Event()  # by Ctrl-C, in this command
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """While open, a Ctrl-C that Python loses (in a finaliser, say) stops the command where its progress next advances."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def remember(*of: object) -> None:
+        _interrupted.set()
+        raise KeyboardInterrupt
+
+    def lost(unraisable: Any) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            sys.__unraisablehook__(unraisable)
+
+    _interrupted.clear()
+    before, hook = signal.signal(signal.SIGINT, remember), sys.unraisablehook
+    sys.unraisablehook = lost
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        sys.unraisablehook = hook
+
+
 def _clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
@@ -69,7 +105,8 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return command(*args, **kwargs)
+            with interruptible():
+                return command(*args, **kwargs)
         except Prune2DeployError as error:
             message, code = str(error), error.exit_code
         except ShareDone:

@@ -1,6 +1,7 @@
 """A tiny random model of every family there is a file of: odd sizes, so that a wrong axis cannot go unseen."""
 
 import copy
+import json
 
 import torch
 from tiny import (
@@ -125,6 +126,8 @@ def is_text(family):
 
 def save(family, directory):
     """The model of `family` as a directory, with its tokenizer or image processor."""
+    from prune2deploy.models.family import families
+
     model = model_of(family)
     model.save_pretrained(directory)
     if is_text(family):
@@ -133,6 +136,10 @@ def save(family, directory):
     else:
         size = getattr(model.config, "vision_config", model.config).image_size
         save_processor(directory, size if isinstance(size, int) else size[0])
+        if families()[family].any_size:  # as published: config.json says nothing of images, or what is not so
+            config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+            del config["image_size"]
+            (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return directory
 
 

@@ -1,5 +1,11 @@
-import pytest
+import os
+import signal
+import weakref
 
+import pytest
+import typer
+
+from prune2deploy.console import RichProgress, guarded
 from prune2deploy.errors import InputError, reason_of
 
 
@@ -16,3 +22,29 @@ def test_message_is_one_line_whatever_a_file_is_called():
 )  # fmt: skip
 def test_reason_is_the_first_line_that_says_anything(error, reason):
     assert reason_of(error) == reason
+
+
+def test_a_ctrl_c_that_python_loses_stops_where_progress_next_advances(capsys):
+    done = []
+
+    class Thing:
+        pass
+
+    @guarded
+    def command():
+        thing = Thing()
+        lost = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGINT))  # what is raised in here, Python ignores
+        with RichProgress().track("working", 2) as advance:
+            del thing
+            done.append(lost)
+            advance()
+            done.append("more")
+
+    with pytest.raises(typer.Exit) as stopped:
+        command()
+    assert stopped.value.exit_code == 130
+    assert len(done) == 1
+    said = capsys.readouterr().err
+    assert "error: stopped; the same command goes on" in said
+    assert "Traceback" not in said
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

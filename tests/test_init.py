@@ -194,7 +194,7 @@ def test_labels_that_do_not_fit_the_model(turn, here, bert_dir, tmp_path):
             row["label"] = tiny.TOPICS[(tiny.TOPICS.index(row["label"]) + turn) % 3]
         tiny.write_jsonl(tmp_path / f"{split}.jsonl", rows)
     asked = ("init", bert_dir, "--data", tmp_path, *SHORT)
-    refused(cli(*asked), "labels and model do not fit together", "accuracy", "one answer to everything", "--force")
+    refused(cli(*asked), "data and model do not fit together", "accuracy", "one answer to everything", "--force")
     assert files_in(here) == {}
     answer(cli(*asked, "--force", "--json"))
 

@@ -107,3 +107,19 @@ def size_of_heads(config: Any, hidden_size: int, heads: int) -> int:
         size = getattr(config, "head_dim", None) or f"hidden_size {hidden_size} / {heads}"
         raise ValueError(f"{heads} heads of {size}: only heads that are equal shares of hidden_size work yet")
     return hidden_size // heads
+
+
+def stages_of(config: Any, *names: str) -> list[tuple[int, ...]]:
+    """What the lists `names` of a configuration say of each stage; raises ValueError where they do not fit each other."""
+    lists = {name: getattr(config, name) for name in names}
+    for name, values in lists.items():
+        if not isinstance(values, list | tuple) or not all(isinstance(each, int) and each > 0 for each in values):
+            raise ValueError(f"{name} is {values!r}: a number for each stage, 1 or more")
+    if len({len(values) for values in lists.values()}) > 1:
+        told = " and ".join(f"{name} has {len(values)} stages" for name, values in lists.items())
+        raise ValueError(f"{told}: as many in both")
+    count = getattr(config, "num_stages", None)
+    found = list(zip(*lists.values(), strict=True))
+    if count not in (None, len(found)):
+        raise ValueError(f"num_stages is {count}, and {names[0]} has {len(found)}")
+    return found

@@ -148,7 +148,9 @@ def load_dense(directory: Path) -> "PreTrainedModel":
             trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True,
         )
     except Exception as error:  # safetensors, torch and transformers each raise their own
-        raise InputError(f"{directory}: the weights cannot be loaded: {reason_of(error)}; copy the files again") from None
+        raise InputError(
+            f"{directory}: the weights cannot be loaded: {reason_of(error)}; copy the files again, config.json too"
+        ) from None
     refuse_unfit(model, loading, files, directory)
     _refuse_non_finite(model, directory)
     return model.eval().requires_grad_(False)

@@ -1,6 +1,9 @@
 """Reading `config.json`: what a model is, refused by name where we would take it for something else."""
 
+import inspect
 import json
+import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,9 +68,9 @@ def load_config(directory: Path) -> "PretrainedConfig":
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: not usable as a {values['model_type']} configuration: {reason[:300]}") from None
     config.architectures = [_architecture(values, tuple(family.heads), path)]
-    refuse_odd_sizes(config, family, path)
     if family.any_size:
         config.image_size = size_made(directory)
+    refuse_odd_sizes(config, family, path)
     if not is_language_model(config):
         names = label_names(values, path)
         config.id2label = dict(enumerate(names))
@@ -139,8 +142,11 @@ def refuse_odd_sizes(config: "PretrainedConfig", family: Family, path: Path) -> 
         blocks = family.blocks(config)
     except (ValueError, TypeError, ZeroDivisionError, KeyError, IndexError) as error:
         raise InputError(f"{path}: {reason_of(error)}") from None
-    if not blocks or any(block.units < 1 or block.columns < 1 for block in blocks):
-        raise InputError(f"{path}: no layers, or layers without heads or filters: each must be 1 or more")
+    if not blocks:
+        raise InputError(f"{path}: no layers: there must be 1 or more")
+    if odd := next((block for block in blocks if block.units < 1 or block.columns < 1), None):
+        what = "heads" if odd.kind == "attention" else "filters"
+        raise InputError(f"{path}: {odd} has {odd.units} {what} of {odd.columns} columns: both must be 1 or more")
     activation = family.fixed(config)["activation"]
     if activation not in ACT2FN:
         raise InputError(f"{path}: the activation {activation!r} is none that transformers knows")
@@ -190,7 +196,7 @@ def worth_a_look(directory: Path) -> list[str]:
     config = load_config(directory)
     known = {*type(config).__dataclass_fields__, *config.attribute_map, *REMARKS}
     notes = []
-    if unknown := sorted(set(values) - known):
+    if unknown := sorted(name for name in set(values) - known if not _read(name, config)):
         notes.append(f"config.json has options that transformers does not read for this model: {', '.join(unknown)}")
     if is_language_model(config):
         return notes
@@ -201,3 +207,14 @@ def worth_a_look(directory: Path) -> list[str]:
             "served has the names of label2id"
         )
     return notes
+
+
+def _read(name: str, config: "PretrainedConfig") -> bool:
+    """Whether the option `name` is a property of the configuration, or its or the model's source has that word."""
+    import transformers
+
+    if hasattr(type(config), name):
+        return True
+    classes = (type(config), getattr(transformers, config.architectures[0]))
+    sources = (inspect.getsource(sys.modules[each.__module__]) for each in classes)
+    return any(re.search(rf"\b{re.escape(name)}\b", source) for source in sources)

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
+IMPOSSIBLE = {
+    "convnextv2": "its response normalisation takes the mean over all filters, those that are left out too; ConvNeXt works",
+}
+
+
 @dataclass(frozen=True)
 class Family:
     """One family of models (a `model_type` of transformers)."""
@@ -46,6 +51,8 @@ def family_of(config: "PretrainedConfig") -> Family:
 
 def family_named(model_type: str) -> Family:
     """The family of that type; raises InputError, naming those supported, when there is none."""
+    if reason := IMPOSSIBLE.get(model_type):
+        raise InputError(f"models of type {model_type!r} cannot be pruned so: {reason}")
     if model_type not in families():
         supported = ", ".join(sorted(families()))
         raise InputError(f"models of type {model_type[:80]!r} are not supported yet; supported are: {supported}")

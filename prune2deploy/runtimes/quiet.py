@@ -63,7 +63,7 @@ class Patience:
         with self.progress.countdown("waiting for quiet", 60 * self.minutes) as tell:
             while (left := self.until - time.monotonic()) > 0:
                 if _names(problem) != known and time.monotonic() >= said + NEWS:
-                    self.progress.note(f"{problem}; waiting for quiet, {left / 60:.3g} minutes at most")
+                    self.progress.note(f"{problem}; waiting for quiet, {minutes_of(left / 60)} at most")
                     known, said = _names(problem), time.monotonic()
                 with watch:
                     for second in range(LOOK):
@@ -72,10 +72,16 @@ class Patience:
                 if watch.problem is None:
                     return
                 problem = watch.problem
-        raise WaitedInVainError(f"{problem}, and {self.minutes:g} minutes were not enough; run this again when nothing "
-                                "disturbs it")  # fmt: skip
+        raise WaitedInVainError(
+            f"{problem}, and {minutes_of(self.minutes)} of waiting were not enough; run this again when nothing disturbs it"
+        )
 
 
 def _names(problem: str) -> str:
     """What disturbs, without how much."""
     return re.sub(r"[\d.]+", "", problem)
+
+
+def minutes_of(minutes: float) -> str:
+    """`minutes` for people."""
+    return f"{minutes:.3g} minute{'s'[: minutes != 1]}"

@@ -148,6 +148,7 @@ class Task(ABC):
     requires: ClassVar[tuple[str, ...]]  # the packages that this file needs
     outputs: ClassVar[tuple[str, ...]]  # of the model, by name, in their order
     objective: "Joint"  # of these outputs
+    misfit: ClassVar[str] = "is it another column, another order of labels, another model?"  # where data and model seem so
     least_of_own: ClassVar[float] = 0.5  # of what its own labels would give, that a dense model reaches on the data's
 
     def __init__(self, model_dir: Path, config: "PretrainedConfig", data: DataSettings, root: Path):

@@ -26,6 +26,7 @@ class NextToken(FromTexts):
     cut_to = 1024  # documents are long, and models take more than anybody wants to wait for
     outputs = (LOGITS,)
     objective = Joint({LOGITS: Categorical(per_position=True)})
+    misfit = "is it text of another kind, or a model that has learnt little?"
     least_of_own = 0.0  # labels are the data itself, and a good model is right about every third token
 
     @classmethod

@@ -30,9 +30,8 @@ def dense_score(task: Task, run: Run, samples: Samples, force: bool) -> Score:
     score, best = model.score(), own.score()
     if not force and score.value < max(constant.value, task.least_of_own * best.value):
         raise InputError(
-            f"labels and model do not fit together: the dense model reaches {score} on {task.data.path!r}, one answer to "
-            f"everything {constant.value:.2f}, the model's own labels {best.value:.2f}; is it another column, another order "
-            "of labels, another model? --force goes on"
+            f"data and model do not fit together: the dense model reaches {score} on {task.data.path!r}, one answer to "
+            f"everything {constant.value:.2f}, the model's own labels {best.value:.2f}; {task.misfit} --force goes on"
         )
     return score
 

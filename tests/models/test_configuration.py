@@ -2,13 +2,14 @@ import json
 
 import numpy as np
 import pytest
+import structures
 import torch
 from transformers import AutoModelForSequenceClassification
 
 from prune2deploy.errors import InputError
 from prune2deploy.models.checkpoint import load_dense
 from prune2deploy.models.configuration import load_config, worth_a_look
-from prune2deploy.models.family import families
+from prune2deploy.models.family import families, family_named
 
 
 def change(directory, **values):
@@ -133,7 +134,7 @@ def test_names_that_the_pipeline_does_not_use_are_told(dense_copy, id2label):
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"num_hidden_layers": 0}, "no layers, or layers without heads or filters"), ({"num_attention_heads": 0}, "0 heads"),
+        ({"num_hidden_layers": 0}, "no layers: there must be 1 or more"), ({"num_attention_heads": 0}, "0 heads"),
         ({"num_attention_heads": 5}, "equal shares of hidden_size"), ({"head_dim": 16}, "4 heads of 16"),
         ({"hidden_act": "selu2"}, "the activation 'selu2' is none that transformers knows"),
         ({"architectures": None}, "which class the model"),
@@ -180,3 +181,30 @@ def test_model_that_lies_elsewhere_is_pointed_to(dense_copy):
     assert "there is one in checkpoint-5/" in refusal(dense_copy)
     (dense_copy / "adapter_config.json").write_text("{}", encoding="utf-8")
     assert "this is an adapter" in refusal(dense_copy)
+
+
+@pytest.mark.parametrize("family", sorted(structures.CONFIGURATIONS))
+def test_no_option_is_called_unread_that_transformers_reads(family, tmp_path):
+    structures.save(family, tmp_path / "model")
+    assert not [note for note in worth_a_look(tmp_path / "model") if "does not read" in note]
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "told"),
+    [
+        ("swin", {"num_heads": [2]}, "depths has 2 stages and num_heads has 1 stages: as many in both"),
+        ("swin", {"depths": [2, -1]}, "depths is [2, -1]: a number for each stage, 1 or more"),
+        ("convnext", {"hidden_sizes": [32]}, "depths has 2 stages and hidden_sizes has 1 stages"),
+        ("roberta", {"intermediate_size": -4}, "layer 0 ffn has -4 filters of 1 columns: both must be 1 or more"),
+        ("roberta", {"num_hidden_layers": -1}, "no layers: there must be 1 or more"),
+        ("deberta", {"talking_head": True}, "talking_head mixes the heads of a layer"),
+    ],
+)
+def test_odd_sizes_are_told_with_what_the_file_says(family, changes, told, tmp_path):
+    structures.save(family, tmp_path / "model")
+    assert told in refusal(change(tmp_path / "model", **changes))
+
+
+def test_what_cannot_be_pruned_is_told_with_the_reason():
+    with pytest.raises(InputError, match="takes the mean over all filters"):
+        family_named("convnextv2")

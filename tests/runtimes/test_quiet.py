@@ -95,7 +95,7 @@ def test_waits_for_quiet_and_goes_on(clock):
 
 def test_limit_ends_in_the_same_line(clock):
     progress = Listener()
-    said = r"the machine is busy: .*, and 2 minutes were not enough; run this again"
+    said = r"the machine is busy: .*, and 2 minutes of waiting were not enough; run this again"
     with pytest.raises(WaitedInVainError, match=said) as caught:
         measured(Disturbed(clock, float("inf")), progress, 2)
     assert caught.value.exit_code == 1

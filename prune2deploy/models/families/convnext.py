@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from prune2deploy.models.block import Block, StandIn
+from prune2deploy.models.block import Block, StandIn, stages_of
 from prune2deploy.models.family import Family
 from prune2deploy.models.layers import filters
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def blocks(config: "ConvNextConfig") -> list[Block]:
     """See Family; what a block puts out is scaled, so that it is aimed at as it is."""
     found: list[Block] = []
-    for stage, (depth, width) in enumerate(zip(config.depths, config.hidden_sizes, strict=True)):
+    for stage, (depth, width) in enumerate(stages_of(config, "depths", "hidden_sizes")):
         ffn = filters(4 * width, ["pwconv1"], "pwconv2")
         for index in range(depth):
             found.append(replace(

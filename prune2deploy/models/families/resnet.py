@@ -6,7 +6,7 @@ a product of both widths, which no sum of blocks predicts.
 
 from typing import TYPE_CHECKING
 
-from prune2deploy.models.block import Block, Cut, StandIn
+from prune2deploy.models.block import Block, Cut, StandIn, stages_of
 from prune2deploy.models.family import Family
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def blocks(config: "ResNetConfig") -> list[Block]:
     basic = config.layer_type == "basic"
     last, taps = (1, 9) if basic else (2, 1)
     found: list[Block] = []
-    for stage, (depth, width) in enumerate(zip(config.depths, config.hidden_sizes, strict=True)):
+    for stage, (depth, width) in enumerate(stages_of(config, "depths", "hidden_sizes")):
         for index in range(depth):
             found.append(Block(
                 f"{stage}.{index}.channels", f"encoder.stages.{stage}.layers.{index}", len(found), "channels",

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from prune2deploy.models.block import Block, Cut, StandIn, size_of_heads
+from prune2deploy.models.block import Block, Cut, StandIn, size_of_heads, stages_of
 from prune2deploy.models.family import Family
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ def blocks(config: "SwinConfig") -> list[Block]:
     curve of their own: they cost a mask and two rolls more.
     """
     found: list[Block] = []
-    for stage, (depth, heads) in enumerate(zip(config.depths, config.num_heads, strict=True)):
+    for stage, (depth, heads) in enumerate(stages_of(config, "depths", "num_heads")):
         width = config.embed_dim * 2**stage
         size = size_of_heads(config, width, heads)
         for index in range(depth):
