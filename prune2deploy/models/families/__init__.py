@@ -1,1 +1,1 @@
-"""One file a family: where its blocks are. A file here is all that a new family needs."""
+"""A file for the families of one structure: where their blocks are, in `FAMILIES`. A file here is all that a new one needs."""
