@@ -73,7 +73,8 @@ _interrupted = threading.Event()  # by Ctrl-C, in this command
 @contextmanager
 def interruptible() -> Iterator[None]:
     """While open, a Ctrl-C that Python loses (in a finaliser, say) stops the command where its progress next advances."""
-    if threading.current_thread() is not threading.main_thread():
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored: in the background
         yield
         return
 

@@ -24,6 +24,14 @@ def test_reason_is_the_first_line_that_says_anything(error, reason):
     assert reason_of(error) == reason
 
 
+@pytest.fixture
+def in_the_foreground():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("in_the_foreground")
 def test_a_ctrl_c_that_python_loses_stops_where_progress_next_advances(capsys):
     done = []
 
@@ -48,3 +56,11 @@ def test_a_ctrl_c_that_python_loses_stops_where_progress_next_advances(capsys):
     assert "error: stopped; the same command goes on" in said
     assert "Traceback" not in said
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_ctrl_c_that_is_ignored_in_the_background_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        guarded(lambda: os.kill(os.getpid(), signal.SIGINT))()
+    finally:
+        signal.signal(signal.SIGINT, before)

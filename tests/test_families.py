@@ -26,6 +26,7 @@ from prune2deploy.models.plan import Plan
 from prune2deploy.models.projection import as_rows, output_projection, rows_in, rows_out
 from prune2deploy.models.signature import signature_of
 from prune2deploy.models.surgery import mask_, running_shrunk, shrunk
+from prune2deploy.profiling.stacks import Stacks
 from prune2deploy.profiling.sweep import Sweep
 from prune2deploy.progress import Progress
 from prune2deploy.pruning.statistics.calibrate import Calibration
@@ -34,9 +35,10 @@ from prune2deploy.pruning.statistics.streams import Streams
 
 DOCS = Path(__file__).parent.parent / "docs" / "families.md"
 CLOSE = 1e-5
-# one of each structure: layers that run again or differ, windows, convolutions, arguments of all heads, bottlenecks (groups:
-# test_next_token.py)
-WHOLE_WAY = {"albert", "modernbert", "swin", "resnet", "mpnet", "mobilebert"}
+# one of each structure: layers that run again, that differ, windows, convolutions (groups: test_next_token.py)
+WHOLE_WAY = {"albert", "modernbert", "swin", "resnet"}
+# layers and head of another one, so that their graph is the same
+SAME_GRAPH = {"xlm-roberta", "camembert", "siglip", "deit", "dinov2_with_registers", "electra"}
 
 
 def rng_kept(block, number, rng, share):
@@ -130,7 +132,9 @@ def test_a_saved_model_comes_back_bit_by_bit(case, share, folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_graph_says_what_pytorch_says(case, tmp_path):
+def test_the_graph_says_what_pytorch_says(family, case, tmp_path):
+    if family in SAME_GRAPH:
+        pytest.skip("its graph is that of another family")
     model, task = case
     slim = shrunk(model, plan_of(model, "vanished"))  # blocks gone, and all others uneven
     export_onnx(slim, task, tmp_path / "model.onnx")
@@ -253,7 +257,7 @@ def test_the_whole_way(family, folder, tmp_path, monkeypatch):
     if family not in WHOLE_WAY:
         pytest.skip("its layers are of a structure that goes the whole way in another family")
     clock = install(monkeypatch)
-    few = lambda sweep, point: sorted({0, 1, sweep.units // 2, sweep.units})  # noqa: E731 (every width is an export)
+    few = lambda sweep, point: sorted({0, sweep.units // 2, sweep.units})  # noqa: E731 (every width is an export)
     monkeypatch.setattr(Sweep, "_grid", few)
     monkeypatch.chdir(tmp_path)
     points = ["--batch", 2, *(["--seq-len", 8] if structures.is_text(family) else [])]
@@ -264,6 +268,15 @@ def test_the_whole_way(family, folder, tmp_path, monkeypatch):
     assert (said["verdict"], said["speedup"] >= 1.4) == ("passed", True)
     assert answer(cli("validate", said["path"], "--json"))["passed"]
     assert all(description.startswith("timing padding") for description in clock.padded)
+
+
+def test_a_stack_counts_every_block_of_its_curve(family, case, tmp_path):
+    """What a table says is of one run of one block, and a layer may have several of a curve."""
+    model, task = case
+    if family != "mobilebert":
+        pytest.skip("a layer of it has one block of a curve")
+    assert Stacks(model, task, "ffn", tmp_path).runs == 4 * 3
+    assert Stacks(model, task, "attention", tmp_path).runs == 4
 
 
 def row(family):
