@@ -86,7 +86,6 @@ def interruptible() -> Iterator[None]:
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
             sys.__unraisablehook__(unraisable)
 
-    _interrupted.clear()
     before, hook = signal.signal(signal.SIGINT, remember), sys.unraisablehook
     sys.unraisablehook = lost
     try:
@@ -94,6 +93,7 @@ def interruptible() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, before)
         sys.unraisablehook = hook
+        _interrupted.clear()
 
 
 def _clock(seconds: float) -> str:
