@@ -84,7 +84,7 @@ def interruptible() -> Iterator[None]:
 
     def lost(unraisable: Any) -> None:
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
-            sys.__unraisablehook__(unraisable)
+            hook(unraisable)
 
     before, hook = signal.signal(signal.SIGINT, remember), sys.unraisablehook
     sys.unraisablehook = lost

@@ -11,9 +11,11 @@ from prune2deploy.files import Record, read_record
 from prune2deploy.models.block import Block
 from prune2deploy.models.capture import first_call, positions_of
 from prune2deploy.models.checkpoint import PLAN_FILE, load_dense, read_pruned_record, resolve_model
-from prune2deploy.models.family import blocks_of, family_of
-from prune2deploy.models.projection import modules_of
+from prune2deploy.models.family import blocks_of, family_of, layer_of
+from prune2deploy.models.image_processor import image_shape
+from prune2deploy.models.projection import output_projection
 from prune2deploy.models.signature import signature_of
+from prune2deploy.models.surgery import tensors_of
 from prune2deploy.models.table import LatencyTable, read_table
 from prune2deploy.pruning.search.costs import macs_of
 from prune2deploy.repository.manifest import MANIFEST_FILE, read_manifest
@@ -81,13 +83,13 @@ def _of_model(directory: Path) -> Inspection:
     model = load_dense(directory)
     blocks = blocks_of(model)
     inputs = example_of(model)
-    positions = next(iter(inputs.values())).shape[1] if "input_ids" in inputs else None
-    macs = macs_of(model, blocks, inputs, positions or _positions(model, blocks, inputs))
+    positions = positions_of(first_call(model, inputs).hidden)
+    macs = macs_of(model, blocks, inputs, positions)
     parameters = {block: _parameters(model, block) for block in blocks}
     every = sum(tensor.numel() for tensor in model.parameters())
     prunable = sum(parameters.values())
     signature = signature_of(model.config)
-    at = f"one text of {positions} tokens" if positions else "one image"
+    at = f"one text of {positions} tokens" if "input_ids" in inputs else "one image"
     rows: list[list[Cell]] = [
         [block.key, block.kind, block.curve, block.units, block.unit_size, block.calls, parameters[block],
          round(2 * macs[block] * block.units / 1e6, 3)]
@@ -105,7 +107,7 @@ def _of_model(directory: Path) -> Inspection:
                 title="blocks, in forward order (MFLOPs: of all calls)",
                 columns=["block", "kind", "curve", "units", "columns of a unit", "calls", "parameters", "MFLOPs"], rows=rows,
             ),
-            Rows(title="what stays as it is", columns=["module", "parameters"], rows=_fixed(model, blocks)),
+            Rows(title="what stays as it is", columns=["module", "parameters"], rows=_fixed(model, blocks, prunable)),
         ],
     )  # fmt: skip
 
@@ -115,36 +117,21 @@ def example_of(model: "PreTrainedModel") -> "dict[str, torch.Tensor]":
     import torch
 
     config = model.config
-    vision = getattr(config, "vision_config", config)
     if model.main_input_name == "pixel_values":
-        size = vision.image_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return {"pixel_values": torch.zeros(1, vision.num_channels, height, width)}
+        return {"pixel_values": torch.zeros(1, *image_shape(config))}
     length = min(TOKENS, family_of(config).longest(config) or TOKENS)
     return {"input_ids": torch.full((1, length), min(5, config.vocab_size - 1)), "attention_mask": torch.ones(1, length)}
 
 
-def _positions(model: "PreTrainedModel", blocks: list[Block], inputs: "dict[str, torch.Tensor]") -> int:
-    """How many positions of an image the first layer sees."""
-    return positions_of(first_call(model, inputs).hidden)
-
-
 def _parameters(model: "PreTrainedModel", block: Block) -> int:
     """How many parameters go when all units of `block` do."""
-    layer = model.get_submodule(block.root)
-    modules = modules_of(layer, block)
-    made = sum(tensor.numel() for module in modules[:-1] for tensor in module.parameters())
-    own = {id(tensor) for module in modules for tensor in module.parameters()}
-    bare = [getattr(layer.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2]) for path in block.parts[:-1]]
-    extra = sum(
-        tensor.numel() for each in bare for tensor in ([each] if not hasattr(each, "parameters") else each.parameters())
-        if id(tensor) not in own
-    )  # fmt: skip
-    return made + extra + modules[-1].weight.numel()
+    layer = layer_of(model, block)
+    made = sum(tensor.numel() for cut in block.cuts for tensor in tensors_of(layer, cut))
+    return made + output_projection(model, block).weight.numel()
 
 
-def _fixed(model: "PreTrainedModel", blocks: list[Block]) -> list[list[Cell]]:
-    """Parameters outside the blocks, by the module that has them."""
+def _fixed(model: "PreTrainedModel", blocks: list[Block], inside: int) -> list[list[Cell]]:
+    """Parameters outside the blocks, which have `inside`, by the module that has them."""
     prefix = model.base_model_prefix if hasattr(model, model.base_model_prefix) else ""
     every: dict[str, int] = {}
     for name, tensor in model.named_parameters():
@@ -152,7 +139,6 @@ def _fixed(model: "PreTrainedModel", blocks: list[Block]) -> list[list[Cell]]:
         in_layers = any(name.startswith(f"{block.root}.") for block in blocks)
         group = "layers, beside their blocks" if in_layers else words[0]
         every[group] = every.get(group, 0) + tensor.numel()
-    inside = sum(_parameters(model, block) for block in blocks)
     every["layers, beside their blocks"] = every.get("layers, beside their blocks", 0) - inside
     return [[name, count] for name, count in sorted(every.items(), key=lambda entry: -entry[1]) if count]
 
@@ -243,7 +229,7 @@ def aligned(rows: list[list[Any]]) -> list[str]:
     """Rows as lines with columns one below the other, numbers to the right."""
     cells = [[shown(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    numbers = [all(isinstance(cell, int | float) for cell in column) for column in zip(*rows[1:], strict=True)]
+    numbers = [all(isinstance(row[column], int | float) for row in rows[1:]) for column in range(len(rows[0]))]
     return [
         "  ".join(
             cell.rjust(width) if number else cell.ljust(width)

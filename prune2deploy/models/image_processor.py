@@ -25,3 +25,11 @@ def size_made(directory: Path) -> list[int]:
     except Exception as error:  # whatever a missing or broken file makes its parser raise
         raise InputError(f"{directory}: no usable image processor says how large images are: {reason_of(error)}") from None
     return list(made.shape[-2:])
+
+
+def image_shape(config: Any) -> tuple[int, int, int]:
+    """Channels, height and width of what a model with this configuration takes."""
+    vision = getattr(config, "vision_config", config)
+    size = vision.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return vision.num_channels, height, width

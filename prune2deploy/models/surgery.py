@@ -149,7 +149,7 @@ def write_back_(small: nn.Module, layer: nn.Module, block: Block, kept: list[int
     """Copy what `small`, a shrunk copy of the masked `layer`, has in `block` to where it came from."""
     with torch.no_grad():
         for cut in block.cuts:
-            for source, target in zip(_tensors(small, cut), _tensors(layer, cut), strict=True):
+            for source, target in zip(tensors_of(small, cut), tensors_of(layer, cut), strict=True):
                 target.index_copy_(cut.axis, cut.slices(kept, block.units).to(target.device), source)
         fitted, projection = (modules_of(each, block)[-1] for each in (small, layer))
         columns = columns_of(kept, block.columns).to(projection.weight.device)
@@ -158,8 +158,8 @@ def write_back_(small: nn.Module, layer: nn.Module, block: Block, kept: list[int
             projection.bias.copy_(fitted.bias)
 
 
-def _tensors(layer: nn.Module, cut: Cut) -> list[torch.Tensor]:
-    """Every parameter that `cut` is of."""
+def tensors_of(layer: nn.Module, cut: Cut) -> list[torch.Tensor]:
+    """Every parameter of `layer` that `cut` is of."""
     owner, _, name = cut.path.rpartition(".")
     found = getattr(layer.get_submodule(owner), name)
     return [found] if isinstance(found, nn.Parameter) else list(found.parameters())

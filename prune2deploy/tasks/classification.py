@@ -36,10 +36,9 @@ class Classification(FromRows):
 
     def _labels(self, rows: "Dataset", split: str, required: bool) -> np.ndarray | None:
         """Class indices, [n]; None where the project says that there are none, and, unless `required`, where none are."""
-        name = self.data.columns.get("label")
-        if not name or (name not in columns_of(rows) and not required):
+        name = self._named_label(rows, split, required)
+        if not name:
             return None
-        column(rows, "label", self.data.columns, self.data.path, split)
         whole = self._label_column(split)
         assert whole is not None
         found = label_texts(whole, self._class_names)
@@ -53,6 +52,13 @@ class Classification(FromRows):
             )
         taken = label_texts(replace(whole, values=rows[name][:]), self._class_names)
         return np.asarray([self._classes[text] for text in taken if text is not None], dtype=np.int64)
+
+    def _named_label(self, rows: "Dataset", split: str, required: bool) -> str | None:
+        """The label column; None where the project says that there is none, and, unless `required`, where none is there."""
+        name = self.data.columns.get("label")
+        if not name or (name not in columns_of(rows) and not required):
+            return None
+        return column(rows, "label", self.data.columns, self.data.path, split)
 
     @functools.cached_property
     def _classes(self) -> dict[str, int]:

@@ -15,7 +15,7 @@ from prune2deploy.data.image_columns import as_images
 from prune2deploy.data.splits import column, read_split
 from prune2deploy.errors import InputError, NotServableError, reason_of
 from prune2deploy.files import pretty_json, write_text
-from prune2deploy.models.image_processor import load_processor
+from prune2deploy.models.image_processor import image_shape, load_processor
 from prune2deploy.tasks.base import LARGEST_BATCH, Arrays, Batch, RawSample, Samples
 from prune2deploy.tasks.classification import Classification, guess_label
 from prune2deploy.tasks.odd_images import odd_images
@@ -110,17 +110,12 @@ class ImageClassification(Classification):
         found = (path for name in SETTINGS_FILES if (path := self.model_dir / name).is_file())
         return next(found, self.model_dir / SETTINGS_FILES[0])
 
-    @property
-    def vision(self) -> Any:
-        """The part of the configuration that is about images."""
-        return getattr(self.config, "vision_config", self.config)
-
     @functools.cached_property
     def processor(self) -> Any:
         """The model's own image processor; raises InputError where there is none, or images are not in colour."""
-        if self.vision.num_channels != 3:
+        if self.shape[0] != 3:
             raise InputError(
-                f"{self.model_dir}: num_channels is {self.vision.num_channels}, and transformers' pipeline, like our "
+                f"{self.model_dir}: num_channels is {self.shape[0]}, and transformers' pipeline, like our "
                 "servers, makes red, green and blue of every image: only 3 channels are supported"
             )
         if not self.settings_file.is_file():
@@ -136,9 +131,7 @@ class ImageClassification(Classification):
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of what the model takes."""
-        size = self.vision.image_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return self.vision.num_channels, height, width
+        return image_shape(self.config)
 
     def check_point(self, point: WorkloadPoint) -> None:
         """See Task."""
@@ -226,7 +219,7 @@ class ImageClassification(Classification):
         done = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
         if other := sorted(key for key, value in said.items() if key.startswith("do_") and value and key not in done):
             raise NotServableError(f"{self.settings_file}: a server does not do {other[0]} for you")
-        channels = self.vision.num_channels
+        channels = self.shape[0]
         size = self._edges(said.get("size")) if said.get("do_resize") else None
         crop = self._edges(said.get("crop_size")) if said.get("do_center_crop") else None
         settings = {

@@ -4,9 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prune2deploy.data.splits import column, columns_of
 from prune2deploy.errors import InputError
-from prune2deploy.tasks.base import LOGITS, Arrays, Labels, Run, Samples
+from prune2deploy.tasks.base import LOGITS, Arrays, Labels, Run
 from prune2deploy.tasks.metrics import Metric, RankCorrelation
 from prune2deploy.tasks.objectives import Gaussian, Joint, Outputs
 from prune2deploy.tasks.text_classification import TextClassification
@@ -28,16 +27,11 @@ class TextScores(TextClassification):
         """See Task."""
         return super(TextClassification, cls).is_for(config) and config.num_labels == 1
 
-    def samples_of(self, rows: "Dataset", split: str, judged: bool = False) -> Samples:
-        """See FromRows."""
-        return self.make_samples(rows, self._scores(rows, split, required=judged), split)
-
-    def _scores(self, rows: "Dataset", split: str, required: bool) -> np.ndarray | None:
+    def _labels(self, rows: "Dataset", split: str, required: bool) -> np.ndarray | None:
         """Numbers, [n]; None where the project says that there are none, and, unless `required`, where none are."""
-        name = self.data.columns.get("label")
-        if not name or (name not in columns_of(rows) and not required):
+        name = self._named_label(rows, split, required)
+        if not name:
             return None
-        column(rows, "label", self.data.columns, self.data.path, split)
         found = [_number(value) for value in rows[name][:]]
         missing = [row for row, value in enumerate(found) if value is None]
         if len(missing) == len(found) and not required:

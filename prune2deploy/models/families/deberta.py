@@ -59,8 +59,12 @@ def fixed(config: "DebertaConfig | DebertaV2Config") -> dict[str, str | int]:
 
 
 PRETRAINING = (r"^(lm_predictions|mask_predictions|cls)\.",)
-HEADS = {"deberta": "DebertaForSequenceClassification", "deberta-v2": "DebertaV2ForSequenceClassification"}
-FAMILIES = tuple(
-    Family(model_type, {HEADS[model_type]: "classifier"}, made, fixed, PRETRAINING, may_lack_segments=True)
-    for model_type, made in (("deberta", blocks), ("deberta-v2", blocks_of_v2))
-)
+FAMILIES = (
+    Family(
+        "deberta", {"DebertaForSequenceClassification": "classifier"}, blocks, fixed, PRETRAINING, may_lack_segments=True,
+    ),
+    Family(
+        "deberta-v2", {"DebertaV2ForSequenceClassification": "classifier"}, blocks_of_v2, fixed, PRETRAINING,
+        may_lack_segments=True,
+    ),
+)  # fmt: skip

@@ -19,15 +19,16 @@ def blocks(config: "MobileBertConfig") -> list[Block]:
         heads(units, size_of_heads(config, narrow, units), inside, "attention.output.dense"), "attention.self",
         span="attention", tuple_of=2,
     )  # fmt: skip
+    paths = {f"{index}.ffn": f"ffn.{index}." for index in range(config.num_feedforward_networks - 1)} | {"ffn": ""}
     ffns = [
         replace(
             post_norm_inside(
                 filters(config.intermediate_size, [f"{before}intermediate.dense"], f"{before}output.dense"),
                 f"{before}intermediate",
             ),
-            key=f"{before}ffn".replace("ffn.", "", 1) if before else "ffn",
+            key=key,
         )
-        for before in (*(f"ffn.{index}." for index in range(config.num_feedforward_networks - 1)), "")
+        for key, before in paths.items()
     ]
     return in_every_layer(
         "encoder.layer", config.num_hidden_layers, *(replace(block, entry="") for block in (attention, *ffns))

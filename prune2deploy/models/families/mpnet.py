@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prune2deploy.models.block import Block, Given, size_of_heads
+from prune2deploy.models.families.bert import fixed
 from prune2deploy.models.family import Family
 from prune2deploy.models.layers import filters, heads, in_every_layer, post_norm, post_norm_inside
 
@@ -31,8 +32,6 @@ FAMILIES = (Family(
     heads={"MPNetForSequenceClassification": "classifier.out_proj"},
     blocks=blocks,
     unused=(r"^lm_head\.", r"^mpnet\.pooler\."),
-    fixed=lambda config: {
-        "hidden_size": config.hidden_size, "activation": config.hidden_act, "norm": "post", "outputs": config.num_labels,
-    },
+    fixed=fixed,
     longest=lambda config: config.max_position_embeddings - 2,  # counted from behind padding's number, always 1
 ),)  # fmt: skip

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from prune2deploy.models.block import Block, size_of_heads
+from prune2deploy.models.families.bert import fixed
 from prune2deploy.models.family import Family
 from prune2deploy.models.layers import filters, heads, in_every_layer, post_norm
 
@@ -26,7 +27,5 @@ FAMILIES = (Family(
     heads={"NomicBertForSequenceClassification": "classifier"},
     blocks=blocks,
     unused=(r"^cls\.",),  # of the pretraining
-    fixed=lambda config: {
-        "hidden_size": config.hidden_size, "activation": config.hidden_act, "norm": "post", "outputs": config.num_labels,
-    },
+    fixed=fixed,
 ),)  # fmt: skip
