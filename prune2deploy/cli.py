@@ -77,7 +77,11 @@ def init(
     model: Annotated[str, typer.Argument(help="A model directory, or a hub id.")],
     data: Annotated[str, typer.Option(help="A file or directory, or a hub data set name[:config].")],
     task: Annotated[
-        str | None, typer.Option(help="text-classification, text-scores, image-classification or next-token.")
+        str | None, typer.Option(help="What the model does, where its class and the data do not say: see docs/tasks.md.")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="The task metric, of several: macro-f1, say.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Multi-label: the probability from which a label is given; 0.5 by default.")
     ] = None,
     text: Annotated[str | None, typer.Option(help="Name of the text column.")] = None,
     text_pair: Annotated[str | None, typer.Option(help="Name of the second text's column.")] = None,
@@ -106,6 +110,9 @@ def init(
 
     roles = {"text": text, "text_pair": text_pair, "image": image, "label": "" if unlabelled else label}
     settings: dict = {"target": target_of(cpu, gpu, threads, runtime, precision)}
+    scoring = {"metric": metric, "threshold": threshold}
+    if said := {name: value for name, value in scoring.items() if value is not None}:
+        settings["scoring"] = said
     if samples is not None:
         settings["calibration"] = {"samples": samples}
     if max_length is not None:

@@ -14,6 +14,7 @@ from prune2deploy.options import Json
 server_app = typer.Typer()
 repository_app = typer.Typer(help="Look after a model repository.", no_args_is_help=True)
 server_app.add_typer(repository_app, name="repository")
+SHOWN = 32  # numbers of an answer, for people
 Url = Annotated[str, typer.Argument(help="localhost:8000, http://host:8000 or grpc://host:8001.")]
 
 
@@ -68,8 +69,8 @@ def client(
     image: Annotated[list[Path] | None, typer.Option("--image", help="An image file; repeat for several.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Send texts or images to a running server, and print their labels."""
-    from prune2deploy.serving.client import Client
+    """Send texts or images to a running server, and print the answers: labels, entities, vectors, spans, scores."""
+    from prune2deploy.serving.client import LABEL, Client
 
     if image and (texts or pair):
         raise InputError("give texts or images, not both")
@@ -80,6 +81,10 @@ def client(
             sent = texts or ([] if sys.stdin.isatty() else [line.rstrip("\n") for line in sys.stdin])
             if not sent:
                 raise InputError("nothing to send: give texts, or --image, or texts on stdin, one a line")
+            if LABEL not in {tensor["name"] for tensor in connection.config(model)["output"]}:
+                answers = connection.ask(model, sent, pair)
+                _print_answers(model, sent, answers, as_json)
+                return
             found = connection.classify(model, sent, pair)
     if as_json:
         rows = zip(sent, found, strict=True)
@@ -88,6 +93,17 @@ def client(
         return
     for given, each in zip(sent, found, strict=True):
         typer.echo(f"{each.label}\t{each.score:.3f}\t{given}")
+
+
+def _print_answers(model: str, sent: list[str], answers: list[dict], as_json: bool) -> None:
+    if as_json:
+        rows = [{"input": given, **each} for given, each in zip(sent, answers, strict=True)]
+        print_json({"model": model, "answers": rows})
+        return
+    for given, each in zip(sent, answers, strict=True):
+        shown = {name: f"{len(value)} numbers" if isinstance(value, list) and len(value) > SHOWN else value
+                 for name, value in each.items()}  # fmt: skip
+        typer.echo("\t".join([*(f"{name} {value}" for name, value in shown.items()), given]))
 
 
 @server_app.command()

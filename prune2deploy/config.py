@@ -48,6 +48,13 @@ class DataSettings(Record):
     max_length: int | None = Field(None, ge=2, le=131_072)
 
 
+class ScoringSettings(Record):
+    """What the task metric is, where the task has several."""
+
+    metric: str | None = Field(None, description="None: the task's first")
+    threshold: float = Field(0.5, gt=0, lt=1, description="the probability from which a label of several is given")
+
+
 class CalibrationSettings(Record):
     """How many samples the pruning statistics are taken from."""
 
@@ -116,6 +123,7 @@ class Project(Record):
     model: str
     task: str
     data: DataSettings
+    scoring: ScoringSettings = Field(default_factory=ScoringSettings)
     workload: list[WorkloadPoint] = Field(default_factory=lambda: [WorkloadPoint()], min_length=1)
     target: Target = Field(default_factory=Target)
     calibration: CalibrationSettings = Field(default_factory=CalibrationSettings)

@@ -97,7 +97,7 @@ def described(
     features = {**evaluated, **calibrated}  # the calibration split may do without labels
     guessed = kind.guess_columns(features, columns, data)
     for role, name in guessed.items():
-        if name and name not in features:
+        if name and not kind.is_column(name, features):
             raise InputError(f"data {data!r} has no column {name!r} (for `{role}`); it has: {', '.join(features)}")
     notes = [f"not read: {', '.join(left)}"] if (left := left_out(data, root)) else []
     if unused := unused_splits(available, chosen):

@@ -49,21 +49,21 @@ from prune2deploy.repository.triton import (
     write_warmup,
 )
 from prune2deploy.repository.triton_check import check_entry
-from prune2deploy.repository.versions import LABELS_FILE, adopt, located, newest_manifest, publish, staging, versions_of
+from prune2deploy.repository.versions import adopt, located, newest_manifest, publish, staging, versions_of
 from prune2deploy.runtimes.base import Arrays, Runtime, Shapes
 from prune2deploy.runtimes.ort import OnnxRuntime
 from prune2deploy.runtimes.quiet import patient
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.runtimes.workload import DENSE, time_workload
-from prune2deploy.tasks.base import Samples, Task
-from prune2deploy.tasks.predict import outputs_of, torch_run
+from prune2deploy.tasks.base import LABELS_FILE, Samples, Task
+from prune2deploy.tasks.classification import write_labels
+from prune2deploy.tasks.predict import torch_run
 from prune2deploy.tasks.registry import task_of
 from prune2deploy.team import refuse_team
 from prune2deploy.validation.assess import (
     BUDGET,
     LOSS,
     PRUNED,
-    SAMPLES,
     TOLERANCES,
     Subject,
     assess,
@@ -175,7 +175,7 @@ def parts_of(subject: Subject, stage: Path, version: Path, repository: Path) -> 
     if not (project.serving.with_tokenizer or there):
         return []
     inputs, outputs = tensor_specs(version / BACKENDS[project.backend].graph)
-    return write_parts(stage, name, project, task, inputs, outputs[0], max_batch_size(project))
+    return write_parts(stage, name, project, task, inputs, outputs, max_batch_size(project))
 
 
 def judge(
@@ -191,9 +191,8 @@ def judge(
     checks = [onnx_check(graph), entry_check(staged, version.name, subject.name)]
     plain, preprocessor = OnnxRuntime(Target()).load(graph), staged_preprocessor(parts[0]) if parts else None
     if preprocessor:
-        some = evaluation.first(SAMPLES)
-        wanted = outputs_of(torch_run(subject.pruned, subject.task), subject.task, some)
-        checks += [raw_check(preprocessor, subject.task, plain, wanted, len(some), tolerance), *part_checks(staged)]
+        run = torch_run(subject.pruned, subject.task)
+        checks += [raw_check(preprocessor, subject.task, plain, run, evaluation, tolerance), *part_checks(staged)]
     with progress.track("asking transformers' pipeline", 1) as advance:
         checks += witness_checks(subject, plain, tolerance, evaluation, preprocessor)
         advance()
@@ -275,7 +274,7 @@ def write_entry(entry: Path, version: Path, subject: Subject, runtime: Runtime, 
     """Write what a Triton server reads beside the model: labels, warm-up samples, configuration, python."""
     project = subject.project
     if labels := subject.task.label_names():
-        write_text(entry / LABELS_FILE, "".join(f"{label}\n" for label in labels))
+        write_labels(entry, labels)
     if project.backend == "python":
         serve_python(version, "onnx_model", ["numpy", ORT_PACKAGES[project.target.device]])
     inputs, outputs = tensor_specs(version / BACKENDS[project.backend].graph)

@@ -19,12 +19,12 @@ PACKAGED = "package answers as transformers' pipeline"
 def refuse_unservable(project: Project, task: Task) -> None:
     """Raise InputError, before any work, where a server is to make the model's inputs of raw samples and cannot.
 
-    Nor can it name the answers of a task whose outputs have no names.
+    Nor can it answer for a task whose outputs are no answers.
     """
     if not project.serving.with_tokenizer:
         return
-    if not task.label_names():
-        raise InputError(f"{task.name} gives no labels that a server could answer with; leave out --with-tokenizer")
+    if task.serving is None:
+        raise InputError(f"{task.name} gives nothing that a server could answer with; leave out --with-tokenizer")
     with tempfile.TemporaryDirectory() as made:
         try:
             task.write_preprocessing(Path(made), project.workload)

@@ -11,9 +11,11 @@ from prune2deploy.budget import Budget
 from prune2deploy.errors import InputError, reason_of
 from prune2deploy.files import Record, read_record, seen_from, sha256_of, share, write_record
 from prune2deploy.models.configuration import load_config
+from prune2deploy.models.family import heads_of
 from prune2deploy.models.hub import fetched
 from prune2deploy.models.logit_scale import factor_of, set_factor_
 from prune2deploy.models.plan import Plan
+from prune2deploy.models.sentence_modules import module_files
 from prune2deploy.models.signature import signature_of
 from prune2deploy.models.weights import aliases_of, refuse_unfit, weight_files, weights_in
 
@@ -22,13 +24,17 @@ if TYPE_CHECKING:
 
 PLAN_FILE = "prune2deploy.json"
 WEIGHTS_FILE = "model.safetensors"
+POOLER = "pooler."
 # what a tokenizer or an image processor is made of: kept with the model, never code, never pickles
 PROCESSOR_PATTERNS = (
     "tokenizer*.json", "vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
     "spiece.model", "sentencepiece.bpe.model", "preprocessor_config.json", "processor_config.json",
 )
 # small files that say whether there is more to a model than its weights
-BESIDE_PATTERNS = ("adapter_config.json", "head_config.json", "modules.json")
+BESIDE_PATTERNS = (
+    "adapter_config.json", "head_config.json", "modules.json", "sentence_*_config.json", "config_sentence_transformers.json",
+    "*/config.json",
+)  # fmt: skip
 
 
 class StageResult(Record):
@@ -100,9 +106,9 @@ class PrunedRecord(Record):
 
 
 def digest_of_model(directory: Path) -> str:
-    """Hash of a model's configuration and weights."""
+    """Hash of a model's configuration and weights, and of what sentence-transformers puts behind it."""
     digest = hashlib.sha256()
-    for file in [directory / "config.json", *weights_in(directory)]:
+    for file in [directory / "config.json", *weights_in(directory), *module_files(directory)]:
         digest.update(sha256_of(file).encode())
     return digest.hexdigest()
 
@@ -151,6 +157,7 @@ def load_dense(directory: Path) -> "PreTrainedModel":
         raise InputError(
             f"{directory}: the weights cannot be loaded: {reason_of(error)}; copy the files again, config.json too"
         ) from None
+    drop_pooler_(model, has_weights=not any(name.startswith(POOLER) for name in loading["missing_keys"]))
     refuse_unfit(model, loading, files, directory)
     _refuse_non_finite(model, directory)
     return model.eval().requires_grad_(False)
@@ -206,9 +213,10 @@ def load(directory: str | Path) -> "PreTrainedModel":
     config._attn_implementation = "eager"
     with torch.random.fork_rng():  # building the skeleton draws random weights; the caller's generator is not ours
         model = getattr(transformers, config.architectures[0])(config)
-    shrink_(model, record.plan)
     try:
         state = load_file(weights)
+        drop_pooler_(model, has_weights=any(name.startswith(POOLER) for name in state))
+        shrink_(model, record.plan)
         state |= {alias: state[name] for alias, name in aliases_of(model).items()}
         model.load_state_dict(state, strict=True)
     except Exception as error:
@@ -220,6 +228,12 @@ def load(directory: str | Path) -> "PreTrainedModel":
     set_factor_(model, record.logit_scale)
     _refuse_non_finite(model, directory)
     return model.eval().requires_grad_(False)
+
+
+def drop_pooler_(model: "PreTrainedModel", has_weights: bool) -> None:
+    """Remove, in place, the pooler of a model without a head where nothing reads it, or it `has_weights` of chance only."""
+    if not heads_of(model) and hasattr(model, "pooler") and (model.main_input_name == "input_ids" or not has_weights):
+        model.pooler = None
 
 
 def processor_files(directory: Path) -> list[Path]:

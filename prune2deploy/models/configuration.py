@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from prune2deploy.errors import InputError, reason_of
 from prune2deploy.files import refuse_missing
-from prune2deploy.models.family import Family, family_named, is_language_model
+from prune2deploy.models.family import LABELLED, Family, class_of, family_named, has_labels
 from prune2deploy.models.image_processor import size_made
 from prune2deploy.models.label_maps import is_placeholder, label_names
+from prune2deploy.models.sentence_modules import pools
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -32,11 +33,9 @@ IGNORED = {
     "add_cross_attention": "it attends to another model's states, which is not supported yet",
     "quantization_config": "it is quantised; give the model from before",
 }
-OTHER_HEADS = {
-    "multi_label_classification": "it gives any number of labels (multi-label classification)",
-}
+MULTI_LABEL = "multi_label_classification"
 ACTIVATIONS = ("sbert_ce_default_activation_function", "activation_fn")  # that sentence-transformers puts on a cross-encoder
-SOFTMAX_OR_NONE = ("softmax", "identity", "none")
+SOFTMAX_OR_NONE, SIGMOID = ("softmax", "identity", "none"), "sigmoid"
 # Of no influence on an answer: written by trainers and by older versions.
 REMARKS = {
     "_commit_hash", "_name_or_path", "_num_labels", "adapters", "auto_map", "bad_words_ids", "begin_suppress_tokens",
@@ -67,15 +66,16 @@ def load_config(directory: Path) -> "PretrainedConfig":
     except Exception as error:  # transformers raises whatever its validators raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: not usable as a {values['model_type']} configuration: {reason[:300]}") from None
-    config.architectures = [_architecture(values, tuple(family.heads), path)]
+    config.architectures = [_architecture(values, family, path)]
     if family.any_size:
         config.image_size = size_made(directory)
     refuse_odd_sizes(config, family, path)
-    if not is_language_model(config):
+    if has_labels(config):
         names = label_names(values, path)
         config.id2label = dict(enumerate(names))
         config.label2id = {name: index for index, name in enumerate(names)}
-        refuse_other_heads(values, len(names), config.architectures[0], path)
+        if is_multi_label(values, len(names), class_of(config), path):
+            config.problem_type = MULTI_LABEL
     for name, value in SWITCHES.items():
         if hasattr(config, name):
             setattr(config, name, value)
@@ -117,9 +117,16 @@ def _parsed(values: dict[str, Any], directory: Path) -> "PretrainedConfig":
     return AutoConfig.for_model(values["model_type"], **said, name_or_path=str(directory))
 
 
-def _architecture(values: dict[str, Any], supported: tuple[str, ...], path: Path) -> str:
-    """The class of the model, the first that is supported where several are named."""
+def _architecture(values: dict[str, Any], family: Family, path: Path) -> str:
+    """The class of the model, the first that is supported where several are named.
+
+    Where sentence-transformers pools what the encoder says, it is the encoder alone, unless the head has labels.
+    """
+    supported = tuple(family.heads)
     named = values.get("architectures") or []
+    encoder = next((name for name, head in family.heads.items() if not head), None)
+    if encoder and pools(path.parent) and not any(str(name).endswith(LABELLED) for name in named):
+        return encoder
     named = [named] if isinstance(named, str) else named
     if not isinstance(named, list) or not named:
         raise InputError(
@@ -166,11 +173,13 @@ def refuse_ignored(values: dict[str, Any], path: Path) -> None:
         )
 
 
-def refuse_other_heads(values: dict[str, Any], outputs: int, architecture: str, path: Path) -> None:
-    """Raise InputError, by name, where the head gives neither a softmax over classes nor, of texts, one number."""
-    if reason := OTHER_HEADS.get(str(values.get("problem_type"))):
-        raise InputError(f"{path}: problem_type is {values['problem_type']}: {reason}, which is not supported yet")
-    if outputs == 1 and not architecture.endswith("ForSequenceClassification"):
+def is_multi_label(values: dict[str, Any], outputs: int, name: str, path: Path) -> bool:
+    """Whether each of the `outputs` of a model of class `name` is a yes or no of its own.
+
+    Raises InputError where they are anything else than that, one of several classes, or, of texts, one number.
+    """
+    of_texts = name.endswith("ForSequenceClassification")
+    if outputs == 1 and not of_texts:
         raise InputError(
             f"{path}: the model has one output: a score, which is supported for texts only yet (classification needs two "
             "labels or more)"
@@ -178,16 +187,31 @@ def refuse_other_heads(values: dict[str, Any], outputs: int, architecture: str, 
     if values.get("problem_type") == "regression" and outputs > 1:
         raise InputError(f"{path}: problem_type is regression, and the model has {outputs} outputs: only one works yet")
     if outputs == 1:
-        return  # whatever is done to a score afterwards, it is the score that is compared
+        return False  # whatever is done to a score afterwards, it is the score that is compared
+    functions = _functions(values)
+    sigmoid = next((option for option, function in functions.items() if function == SIGMOID), None)
+    if values.get("problem_type") == MULTI_LABEL or sigmoid:
+        if of_texts:
+            return True
+        raise InputError(
+            f"{path}: {sigmoid or 'problem_type'} says that each label is a yes or no of its own (multi-label "
+            "classification), which is supported for texts only (…ForSequenceClassification)"
+        )
+    for option, function in functions.items():
+        if function not in SOFTMAX_OR_NONE:
+            raise InputError(
+                f"{path}: {option} is {function}, so that outputs are no softmax over classes, and no yes or no for each; "
+                f"what works is softmax, none or {SIGMOID}"
+            )
+    return False
+
+
+def _functions(values: dict[str, Any]) -> dict[str, str]:
+    """What is done to the outputs, by the option that says so."""
     beside = values.get("sentence_transformers")
     said = {**values, **(beside if isinstance(beside, dict) else {})}
-    for option in ("function_to_apply", *ACTIVATIONS):
-        function = said.get(option)
-        if function is not None and str(function).rpartition(".")[2].lower() not in SOFTMAX_OR_NONE:
-            raise InputError(
-                f"{path}: {option} is {function}, so that its outputs are no softmax over classes; multi-label models "
-                "are not supported yet"
-            )
+    options = {option: said.get(option) for option in ("function_to_apply", *ACTIVATIONS)}
+    return {option: str(name).rpartition(".")[2].lower() for option, name in options.items() if name is not None}
 
 
 def worth_a_look(directory: Path) -> list[str]:
@@ -198,7 +222,7 @@ def worth_a_look(directory: Path) -> list[str]:
     notes = []
     if unknown := sorted(name for name in set(values) - known if not _read(name, config)):
         notes.append(f"config.json has options that transformers does not read for this model: {', '.join(unknown)}")
-    if is_language_model(config):
+    if not has_labels(config):
         return notes
     theirs = {int(index): str(name) for index, name in (values.get("id2label") or {}).items()}
     if is_placeholder(theirs) and not is_placeholder(config.id2label):

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
+LABELLED = (
+    "ForSequenceClassification", "ForTokenClassification", "ForImageClassification", "ForImageClassificationWithTeacher",
+)  # fmt: skip
+LANGUAGE_MODELS = ("ForCausalLM", "ForMaskedLM")
+ENCODERS = ("Model", "ModelWithProjection")
 IMPOSSIBLE = {
     "convnextv2": "its response normalisation takes the mean over all filters, those that are left out too; ConvNeXt works",
 }
@@ -25,13 +30,25 @@ class Family:
     """One family of models (a `model_type` of transformers)."""
 
     model_type: str
-    heads: Mapping[str, str]  # the classes that are known: each with the path of its last projection, or of several
+    heads: Mapping[str, str]  # the classes that are known: each with the paths of its last projections, if it has any
     blocks: Callable[[Any], list[Block]]  # of a configuration, in forward order; roots are paths in the base model
     fixed: Callable[[Any], dict[str, str | int]]  # what latency depends on beside the blocks: `hidden_size` and more
     unused: tuple[str, ...] = ()  # patterns of weights that checkpoints have beside a classifier's, and that it does not use
     may_lack_segments: bool = False  # whether a model without an embedding of segments takes no notice of segment ids
     any_size: bool = False  # of images: the model's image processor says what comes
     longest: Callable[[Any], int | None] = lambda config: getattr(config, "max_position_embeddings", None)
+
+
+def text_heads(name: str, classifier: str, masked_lm: str | None = None) -> dict[str, str]:
+    """The classes for texts that begin with `name`, each with its last projection.
+
+    `classifier`: that of sequence classification; `masked_lm`: of the masked language model, where there is one that works.
+    """
+    heads = {
+        "ForSequenceClassification": classifier, "ForTokenClassification": "classifier",
+        "ForQuestionAnswering": "qa_outputs", "ForMaskedLM": masked_lm, "Model": "",
+    }  # fmt: skip
+    return {f"{name}{suffix}": path for suffix, path in heads.items() if path is not None}
 
 
 @functools.cache
@@ -68,14 +85,26 @@ def blocks_of(model: "PreTrainedModel") -> list[Block]:
     return [replace(block, root=f"{prefix}.{block.root}") for block in blocks]
 
 
-def is_language_model(config: "PretrainedConfig") -> bool:
-    """Whether the head gives a number for each token of the vocabulary, at every position."""
-    return (config.architectures or [""])[0].endswith("ForCausalLM")
+def class_of(config: "PretrainedConfig") -> str:
+    """The name of the model's class."""
+    return (config.architectures or ["none"])[0]
+
+
+def has_labels(config: "PretrainedConfig") -> bool:
+    """Whether the outputs of the head have names."""
+    return class_of(config).endswith(LABELLED)
 
 
 def outputs_of(config: "PretrainedConfig") -> int | str:
-    """What latency depends on of the head: the number of labels, or the vocabulary, at every position."""
-    return f"{config.vocab_size}each" if is_language_model(config) else config.num_labels
+    """What latency depends on of the head: how many numbers it gives, and whether it does at every position."""
+    name = class_of(config)
+    if name.endswith(LANGUAGE_MODELS):
+        return f"{config.vocab_size}each"
+    if name.endswith("ForTokenClassification"):
+        return f"{config.num_labels}each"
+    if name.endswith("ForQuestionAnswering"):
+        return "2each"
+    return "vector" if name.endswith(ENCODERS) else config.num_labels
 
 
 def roots_of(blocks: list[Block]) -> list[str]:
@@ -89,5 +118,5 @@ def layer_of(model: "PreTrainedModel", block: Block) -> "nn.Module":
 
 
 def heads_of(model: "PreTrainedModel") -> "list[nn.Module]":
-    """The last projection of `model`, or several whose outputs it averages."""
+    """The last projection of `model`, or several whose outputs it averages; none of a model without a head."""
     return [model.get_submodule(path) for path in family_of(model.config).heads[model.config.architectures[0]].split()]

@@ -27,7 +27,7 @@ def scale_logits_(model: "PreTrainedModel", scale: float) -> None:
 
 def factor_of(model: "PreTrainedModel") -> float:
     """What the output of the head is multiplied by; 1 where the weights hold it."""
-    return float(getattr(heads_of(model)[0], FACTOR, 1.0))
+    return float(getattr(next(iter(heads_of(model)), None), FACTOR, 1.0))
 
 
 def set_factor_(model: "PreTrainedModel", factor: float) -> None:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from prune2deploy.errors import InputError
 from prune2deploy.files import refuse_missing
-from prune2deploy.models.family import family_of
+from prune2deploy.models.family import family_of, heads_of
+from prune2deploy.models.sentence_modules import MODULES_FILE, SUPPORTED, modules_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Buffers that no answer depends on: they are computed anew, or count what training did.
 HARMLESS = r"(^|\.)position_ids$|(^|\.)embeddings\.(token_type_ids|mask_token)$|\.num_batches_tracked$"
+POOLER = r"^(\w+\.)?pooler\."  # of a model without a head: what it is not asked for may be there or not
 VARIANT = re.compile(r"model\.[\w-]+(-\d{5}-of-\d{5})?\.safetensors")  # the same weights in another precision
 PREFIXES = {
     "module.": "torch's DataParallel: save model.module",
@@ -47,7 +49,7 @@ CHANGING = {
     "model_head.pkl": "a head of its own (SetFit), which is a pickle and is never loaded",
     "model_head.safetensors": "a head of its own (SetFit)",
 }
-PLAIN_MODULES = ("Transformer", "Pooling", "Normalize", "CrossEncoder")
+KNOWN_MODULES = (*SUPPORTED, "CrossEncoder")  # of sentence-transformers
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # the likeliest to be weights first
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 REAL = ("F16", "BF16", "F32", "F64")  # safetensors' names of the types that weights are stored in
@@ -123,19 +125,9 @@ def refuse_beside(directory: Path, used: Collection[Path]) -> None:
                 f"{directory}: {file.name} lies beside {sorted(used)[0].name} and is not loaded: move it away if it is not "
                 "part of the model, else save the model anew with save_pretrained"
             )
-    modules = directory / "modules.json"
-    if modules.is_file():
-        _refuse_modules(modules)
-
-
-def _refuse_modules(path: Path) -> None:
-    """Raise InputError where sentence-transformers puts more behind the transformer than pooling."""
-    try:
-        kinds = [str(module["type"]).rpartition(".")[2] for module in json.loads(path.read_text(encoding="utf-8"))]
-    except (ValueError, OSError, KeyError, TypeError):
-        raise InputError(f"{path}: not readable as a list of sentence-transformers' modules; remove it or mend it") from None
-    if more := [kind for kind in kinds if kind not in PLAIN_MODULES]:
-        raise InputError(f"{path}: the model goes on in a module {more[0]!r}, which is not supported yet")
+    if more := [kind for kind, _ in modules_of(directory) if kind not in KNOWN_MODULES]:
+        works = ", ".join(KNOWN_MODULES)
+        raise InputError(f"{directory / MODULES_FILE}: the model goes on in a module {more[0]!r}; what works is {works}")
 
 
 def refuse_unfit(model: "PreTrainedModel", loading: dict[str, Any], files: list[Path], directory: Path) -> None:
@@ -147,12 +139,13 @@ def refuse_unfit(model: "PreTrainedModel", loading: dict[str, Any], files: list[
         files: what it was loaded from.
         directory: of the model, for the message.
     """
-    harmless = re.compile("|".join([HARMLESS, *family_of(model.config).unused]))
+    unused = family_of(model.config).unused if heads_of(model) else (*family_of(model.config).unused, POOLER)
+    harmless = re.compile("|".join([HARMLESS, *unused]))
     stored = _stored(files, harmless)
     if odd := [f"{name} ({kind})" for name, kind in stored if kind not in REAL]:
         raise InputError(f"{directory}: {_some(odd)}: weights that are no floating point numbers; give the one from before")
     unexpected = sorted(name for name in loading["unexpected_keys"] if not harmless.search(name))
-    missing = sorted(loading["missing_keys"])
+    missing = sorted(set(loading["missing_keys"]) & set(model.state_dict()))
     wrong = sorted((name, tuple(had), tuple(wants)) for name, had, wants in loading["mismatched_keys"])
     if unexpected:
         reason = _cause(unexpected, {name for name, _ in model.named_parameters()})

@@ -6,8 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from prune2deploy.budget import Budget
 from prune2deploy.config import Project
 from prune2deploy.errors import CheckFailedError, InputError
@@ -212,11 +210,11 @@ def calibration_samples(task: Task, project: Project) -> tuple[Samples, Samples,
     """(samples for statistics, samples held out from them to judge each stage on, what a small split has beyond)."""
     wanted = project.calibration.samples
     samples = task.calibration(wanted + HELD_OUT, project.calibration.seed)
-    count = min(HELD_OUT, len(samples) // 8)
+    count = min(HELD_OUT, len(samples) // 8) // samples.together * samples.together
     if count == 0:
         raise InputError(f"data {project.data.path!r}: {len(samples)} samples are too few to calibrate on; give 8 or more")
-    order = np.random.default_rng(project.calibration.seed).permutation(len(samples))
-    held_out, rest = sorted(order[:count].tolist()), sorted(order[count:].tolist())
+    order = samples.drawn(project.calibration.seed)
+    held_out, rest = sorted(order[:count]), sorted(order[count:])
     return samples.select(rest[:wanted]), samples.select(held_out).first(HELD_OUT), samples.select(rest[wanted:])
 
 

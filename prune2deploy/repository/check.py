@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from pydantic import Field
+
 from prune2deploy.errors import InputError
 from prune2deploy.files import Record
 from prune2deploy.repository.manifest import Manifest, PartManifest, Role, read_sealed, seal_problems
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 class EntryState(Record):
     """One entry of a repository. `kind`: "model", or its role around `model`; `problems`: empty where nothing is wrong.
 
+    `together`: all kinds of entries that there are to be around the model.
+
     `unchecked`: compiled python, which a server leaves where it may write, and nothing vouches for.
     """
 
@@ -29,6 +33,7 @@ class EntryState(Record):
     versions: list[int]
     problems: list[str]
     unchecked: list[str]
+    together: list[str] = Field(default_factory=list)
 
 
 def check_repository(repository: Path) -> list[EntryState]:
@@ -44,7 +49,7 @@ def check_repository(repository: Path) -> list[EntryState]:
     kinds = {model: {each.kind for each in found if each.model == model} for model in {each.model for each in found}}
     for state in found:
         if state.kind in get_args(Role):
-            missing = sorted({"model", *get_args(Role)} - kinds[state.model])
+            missing = sorted({"model", *state.together} - kinds[state.model])
             state.problems.extend(f"the {kind} entry of {state.model!r} is missing" for kind in missing)
     return found
 
@@ -58,7 +63,7 @@ def check_one(entry: Path) -> EntryState:
         if after - before > 1:
             missing = f"{before + 1}" if after - before == 2 else f"{before + 1} to {after - 1}"
             problems.append(f"version {missing} is missing between {before} and {after}")
-    kind, model = "unknown", None
+    kind, model, together = "unknown", None, []
     if not versions:
         problems.append("no version directory here, so this is not a package of prune2deploy")
     for version in map(str, versions):
@@ -74,6 +79,7 @@ def check_one(entry: Path) -> EntryState:
         if sealed is None:
             continue
         kind, model = (sealed.role, sealed.model) if isinstance(sealed, PartManifest) else ("model", sealed.name)
+        together = list(sealed.together) if isinstance(sealed, PartManifest) else []
         if sealed.name != entry.name:
             problems.append(f"version {version} was made as {sealed.name!r}")
         found = check_entry(entry, version) if isinstance(sealed, Manifest) else part_problems(entry)
@@ -81,8 +87,9 @@ def check_one(entry: Path) -> EntryState:
         if isinstance(sealed, Manifest) and sealed.verdict != "passed":
             problems.append(f"version {version} was exported by force, with a failed check")
     return EntryState(
-        name=entry.name, kind=kind, model=model, versions=versions, problems=problems, unchecked=compiled_in(entry)
-    )
+        name=entry.name, kind=kind, model=model, versions=versions, problems=problems, unchecked=compiled_in(entry),
+        together=together,
+    )  # fmt: skip
 
 
 def compiled_in(entry: Path) -> list[str]:

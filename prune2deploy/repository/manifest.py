@@ -24,7 +24,8 @@ MANIFEST_FILE = "manifest.json"
 PART_FILE = "part.json"
 REFERENCE_FILE = "reference.safetensors"
 ENTRY_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
-Role = Literal["preprocess", "labels", "ensemble"]
+Role = Literal["preprocess", "labels", "ensemble", "chain"]  # "labels": all that makes answers of outputs
+LABELLING: tuple[Role, ...] = ("preprocess", "labels", "ensemble")
 # What may have had no value in a manifest of version 1: the digest was taken with a null there, and stored was nothing.
 NULLS_OF_PARTS = ("restored_from",)
 NULLS_OF_MODELS = (
@@ -84,11 +85,15 @@ class Manifest(Sealed):
 
 
 class PartManifest(Sealed):
-    """That of an entry around `model`. `requirements`: what the server's python must have for it."""
+    """That of an entry around `model`.
+
+    `requirements`: what the server's python must have for it; `together`: all roles that there are around the model.
+    """
 
     model: str
     role: Role
     requirements: list[str]
+    together: list[Role] = Field(list(LABELLING), description="as older releases had them, where nothing is said")
 
 
 def write_sealed(sealed: Sealed, version: Path) -> None:

@@ -19,8 +19,8 @@ from prune2deploy.errors import InputError
 from prune2deploy.files import made_directory, refuse_blocked, scratch
 from prune2deploy.repository.manifest import ENTRY_NAME, Manifest, read_manifest, read_sealed, seal_problems, write_sealed
 from prune2deploy.repository.triton import CONFIG_FILE, WARMUP_DIRECTORY
+from prune2deploy.tasks.base import LABELS_FILE
 
-LABELS_FILE = "labels.txt"
 # A server may still be loading a version that was superseded a moment ago; when that is taken away, the python backend of
 # server 2.51 hangs, and the server with it.
 GRACE = 60.0

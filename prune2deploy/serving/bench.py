@@ -16,6 +16,7 @@ from prune2deploy.files import Record
 from prune2deploy.progress import Progress
 from prune2deploy.repository.manifest import PartManifest, read_manifest, read_sealed
 from prune2deploy.repository.references import chosen, read_references
+from prune2deploy.repository.triton import CONFIG_FILE, parse_config
 from prune2deploy.repository.versions import located
 from prune2deploy.serving.client import Client, strings
 from prune2deploy.tasks.base import Arrays
@@ -90,7 +91,7 @@ class BenchResult(Record):
 
 @dataclass(frozen=True)
 class Request:
-    """Inputs of one request and what must come back, by name in whatever letters.
+    """Inputs of one request and what must come back, by name.
 
     `positions`: see References.
     """
@@ -114,8 +115,7 @@ class Tally:
     def note(self, request: Request, given: Arrays, tolerance: float) -> None:
         """Compare an answer, its outputs by name, with what it must be."""
         self.samples += len(next(iter(request.wanted.values())))
-        known = {name.lower(): name for name in request.wanted}
-        answered = {known[name.lower()]: output for name, output in given.items() if name.lower() in known}
+        answered = {name: output for name, output in given.items() if name in request.wanted}
         try:
             at_positions = chosen(answered, request.positions)
         except (IndexError, ValueError):  # fewer positions, or fewer samples, than were sent
@@ -203,7 +203,8 @@ def requests_for(entry: Path) -> tuple[Path, list[Request], float]:
     raw = isinstance(sealed, PartManifest)
     if isinstance(sealed, PartManifest):
         if sealed.role != "ensemble":
-            raise InputError(f"{entry.name} is a step of an ensemble; name the ensemble, or the model {sealed.model!r}")
+            raise InputError(f"{entry.name} is the {sealed.role} step; name the ensemble, or the model {sealed.model!r}")
+        called = served_names(entry, sealed.model)
         entry, version = located(entry.parent / sealed.model)
     manifest = read_manifest(entry / version)
     references = read_references(entry / version, len(manifest.workload))
@@ -212,7 +213,7 @@ def requests_for(entry: Path) -> tuple[Path, list[Request], float]:
         for row in range(len(next(iter(references.outputs.values())))):
             inputs = {name: strings([column[row]]) for name, column in references.raw.items()}
             wanted, positions = (
-                {name: array[row][None] for name, array in arrays.items()}
+                {called[name]: array[row][None] for name, array in arrays.items()}
                 for arrays in (references.outputs, references.positions)
             )
             requests.append(Request(inputs, wanted, positions))
@@ -228,6 +229,12 @@ def requests_for(entry: Path) -> tuple[Path, list[Request], float]:
             )
             requests.append(Request(inputs, wanted, positions))
     return entry / version, requests, manifest.tolerance
+
+
+def served_names(ensemble: Path, model: str) -> dict[str, str]:
+    """What `ensemble` calls the outputs of `model`, a step of it."""
+    steps = parse_config(ensemble / CONFIG_FILE).ensemble_scheduling.step
+    return next(dict(step.output_map) for step in steps if step.model_name == model)
 
 
 def poisson(rate: float, seed: int) -> Callable[[], float]:

@@ -1,4 +1,4 @@
-"""A client of a Triton server, over HTTP or gRPC: texts or images in, labels out."""
+"""A client of a Triton server, over HTTP or gRPC: texts or images in, answers out."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ import numpy as np
 from prune2deploy.errors import InputError, MissingPackageError
 
 DEFAULT_TIMEOUT = 60.0  # seconds
-TEXT, TEXT_PAIR, IMAGE = "TEXT", "TEXT_PAIR", "IMAGE"
+TEXT, TEXT_PAIR, IMAGE, LABEL = "TEXT", "TEXT_PAIR", "IMAGE", "LABEL"
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,25 @@ class Client:
             found += predictions_of(self.infer(model, inputs))
         return found
 
+    def ask(self, model: str, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """What `model` answers to each text, by the name of the output: entities, labels, vectors, an answer, scores.
+
+        `pairs`: second texts, one for each text; or, where `model` takes a list of them, all of them for each text.
+        """
+        config = self.config(model)
+        taken = [(tensor["name"], [int(size) for size in tensor["dims"]]) for tensor in config["input"]]
+        several = len(taken) == 2 and taken[1][1] == [-1]
+        if len(taken) != 1 + (pairs is not None) or (pairs is not None and not several and len(pairs) != len(texts)):
+            raise InputError(f"{model!r} takes {' and '.join(name for name, _ in taken)}: give as many of each")
+        found = []
+        for index, text in enumerate(texts):
+            inputs = {taken[0][0]: strings([encoded(text)])}
+            if pairs is not None:
+                second = list(map(encoded, pairs)) if several else [encoded(pairs[index])]
+                inputs[taken[1][0]] = np.array([second], dtype=object)
+            found.append({name: plain(output[0]) for name, output in self.infer(model, inputs).outputs.items()})
+        return found
+
     @contextmanager
     def _refusals(self) -> Iterator[None]:
         from tritonclient.utils import InferenceServerException
@@ -171,6 +190,14 @@ def said(message: str) -> str:
 def strings(values: Sequence[bytes]) -> np.ndarray:
     """[n, 1], as a served input of strings wants them."""
     return np.array(values, dtype=object).reshape(-1, 1)
+
+
+def plain(output: np.ndarray) -> Any:
+    """One row of an output as JSON has it: what is JSON already, a text, a number, or lists of them."""
+    if output.dtype != object:
+        return output.tolist()[0] if output.shape == (1,) else output.tolist()
+    text = output.ravel()[0].decode("utf-8")
+    return json.loads(text) if text[:1] == "[" and text[-1:] == "]" else text
 
 
 def predictions_of(answer: Answer) -> list[Prediction]:

@@ -1,14 +1,16 @@
 """What every task offers to the stages."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from prune2deploy.config import DataSettings, WorkloadPoint
+from prune2deploy.config import DataSettings, ScoringSettings, WorkloadPoint
+from prune2deploy.errors import InputError
+from prune2deploy.models.family import class_of
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +24,9 @@ RawSample = dict[str, bytes]  # by the name of the served input
 Labels = np.ndarray | list[np.ndarray]  # of samples, [n]; or of each sample's positions, [positions] each
 Run = Callable[[Arrays], Arrays]  # from inputs to outputs, both by name
 LOGITS = "logits"
+ANSWERING_FILE = "answering.json"  # what the answering on a server must know
+LABELS_FILE = "labels.txt"  # the names of outputs, one a line
+Metrics = Mapping[str, Callable[[Any, "Samples"], "Metric"]]  # of a task and samples of it
 LARGEST_BATCH = 4096  # that an export promises to take
 FORWARD_TOKENS = 8192  # in a batch that only goes forward
 OUTPUTS = 2**26  # numbers that a batch puts out, or that are kept of several, 256 MB
@@ -78,13 +83,20 @@ class Samples(ABC):
     """Samples of one split, in a fixed order; `labels` is None where the data has none.
 
     `outputs_each`: how many numbers the model puts out at each position; 0 where outputs of samples are few.
+    `together`: so many that follow each other, from the first on, belong together, and are drawn together.
     """
 
     labels: Labels | None
     outputs_each: int = 0
+    together: int = 1
 
     @abstractmethod
     def __len__(self) -> int: ...
+
+    @property
+    def label_axes(self) -> int:
+        """How many axes the labels have, of samples and of each one's; 0 where there are none."""
+        return 0 if self.labels is None else self.labels.ndim if isinstance(self.labels, np.ndarray) else 2
 
     @abstractmethod
     def batch(self, indices: list[int]) -> Batch:
@@ -106,6 +118,11 @@ class Samples(ABC):
     def tokens_at_once(self) -> int:
         """At how many positions the outputs can be kept."""
         return OUTPUTS // max(1, self.outputs_each)
+
+    def drawn(self, seed: int) -> list[int]:
+        """All samples in an order by chance, but for those that belong together."""
+        groups = np.random.default_rng(seed).permutation(len(self) // self.together)
+        return [int(group) * self.together + each for group in groups for each in range(self.together)]
 
     def order(self) -> list[int]:
         """The order in which `batches` goes through the samples; similar ones together where padding costs."""
@@ -136,6 +153,24 @@ def grouped(order: Sequence[int], lengths: Sequence[int], size: int, tokens: int
     return batches
 
 
+@dataclass(frozen=True)
+class Serving:
+    """What a server answers to raw samples.
+
+    `outputs`: what it calls the model's outputs, by their names; `answer`: the file of prune2deploy.serving.served that
+    makes something else of them, if any, and `gives`: what that is, by name, (type, shape of one); `passed`: what the
+    preprocessing gives the answering beside the model's inputs, likewise. `chain`: the file of a model that does all of
+    it and asks the model itself, where one raw sample is several of the model's, and `takes`: what it is sent, likewise.
+    """
+
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    answer: str | None = None
+    gives: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+    passed: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+    chain: str | None = None
+    takes: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+
+
 class Task(ABC):
     """One kind of task, for one model and one data set: data, an objective and a metric."""
 
@@ -148,19 +183,37 @@ class Task(ABC):
     requires: ClassVar[tuple[str, ...]]  # the packages that this file needs
     outputs: ClassVar[tuple[str, ...]]  # of the model, by name, in their order
     objective: "Joint"  # of these outputs
+    metrics: "ClassVar[Metrics]"  # that the project may choose from, by name
+    serving: ClassVar[Serving | None] = None  # what a server answers to raw samples; None: it cannot
     misfit: ClassVar[str] = "is it another column, another order of labels, another model?"  # where data and model seem so
     least_of_own: ClassVar[float] = 0.5  # of what its own labels would give, that a dense model reaches on the data's
 
-    def __init__(self, model_dir: Path, config: "PretrainedConfig", data: DataSettings, root: Path):
+    def __init__(
+        self, model_dir: Path, config: "PretrainedConfig", data: DataSettings, root: Path,
+        scoring: ScoringSettings | None = None,
+    ):
         self.model_dir = model_dir
         self.config = config
         self.data = data
         self.root = root
+        self.scoring = scoring or ScoringSettings()
+        if self.scoring.metric not in (None, *self.metrics):
+            raise InputError(f"{self.name} has no metric {self.scoring.metric!r}; it has: {', '.join(self.metrics)}")
 
     @classmethod
     def is_for(cls, config: "PretrainedConfig") -> bool:
         """Whether this is a task of models with this configuration."""
-        return (config.architectures or ["none"])[0].endswith(cls.architecture_suffix)
+        return class_of(config).endswith(cls.architecture_suffix)
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether a sample is two texts."""
+        return False
+
+    @classmethod
+    def is_column(cls, name: str, features: dict[str, object]) -> bool:
+        """Whether `name`, for a role, is a column of a data set with these features."""
+        return name in features
 
     @classmethod
     @abstractmethod
@@ -208,20 +261,32 @@ class Task(ABC):
     def axis_limits(self) -> dict[str, int]:
         """The largest size that the model takes of each axis named by `dynamic_axes`."""
 
+    def model_inputs(self, arrays: Arrays) -> Arrays:
+        """Those of `arrays`, what the preprocessing on a server gives, that the model takes."""
+        return {name: arrays[name] for name in self.dynamic_axes()}
+
     def counted(self, inputs: Arrays) -> np.ndarray | None:
         """Bool [batch, positions], which positions of a batch count; None where all do."""
         return None
 
-    @abstractmethod
-    def metric(self) -> "Metric":
-        """The task metric, which has seen nothing yet."""
+    def metric(self, samples: Samples) -> "Metric":
+        """The task metric, which has seen none of `samples` yet; against the dense model where they have no labels."""
+        return self.metrics[self.scoring.metric or self.usual_metric(samples)](self, samples)
+
+    def least(self, samples: Samples) -> float:
+        """The share of what its own labels would give that a dense model reaches on `samples`; 0: of this task, none."""
+        return self.least_of_own
+
+    def usual_metric(self, samples: Samples) -> str:
+        """The name of the metric where the project does not say."""
+        return next(iter(self.metrics))
 
     @abstractmethod
     def predictions(self, outputs: "Outputs") -> np.ndarray:
         """What the model says of each sample, [n, ...]: stands for labels where the data has none."""
 
-    def targets(self, labels: np.ndarray) -> "dict[str, torch.Tensor]":
-        """Labels [n, ...] for the objective, by the name of the output."""
+    def targets(self, labels: np.ndarray) -> "dict[str, torch.Tensor] | None":
+        """Labels [n, ...] for the objective, by the name of the output; None where they do not say what it should be."""
         import torch
 
         [output] = self.outputs
@@ -236,17 +301,21 @@ class Task(ABC):
     def constant(self, labels: Labels) -> Run:
         """The best model that answers everything alike, for samples with these labels."""
 
-    @abstractmethod
     def label_names(self) -> list[str]:
         """The names of the outputs, for the server's label file; empty where outputs have no names."""
+        return []
 
     @abstractmethod
     def raw(self, count: int) -> dict[str, list[bytes]]:
-        """The first `count` evaluation samples as a client sends them, by the name of the served input."""
+        """The first `count` of what clients send, of the evaluation split, by the name of the served input."""
+
+    def samples_of_raw(self, samples: Samples, count: int) -> list[list[int]]:
+        """Which of `samples`, the evaluation split, the first `count` of `raw` become: each the one of its number."""
+        return [[index] for index in range(min(count, len(samples)))]
 
     @abstractmethod
     def place(self, index: int) -> str:
-        """Where sample `index` of the evaluation split comes from, for messages: its file and line, or row."""
+        """Where number `index` of `raw` comes from, for messages: its file and line, or row."""
 
     @abstractmethod
     def odd(self) -> dict[str, RawSample]:
@@ -254,10 +323,15 @@ class Task(ABC):
 
     @abstractmethod
     def outside(self, model: "PreTrainedModel | None" = None) -> Callable[[RawSample], np.ndarray]:
-        """What transformers' own pipeline makes of one raw sample: the logits, [...]; raises whatever the pipeline raises.
+        """What transformers' own pipeline makes of one raw sample: the outputs, one after the other, [...].
+
+        Raises whatever the pipeline raises.
 
         `model`: None: the one in `model_dir`, loaded as anybody would load it.
         """
+
+    def write_answering(self, directory: Path) -> None:  # noqa: B027 (most have nothing to write)
+        """Write what the answering on a server reads."""
 
     @abstractmethod
     def write_preprocessing(self, directory: Path, workload: Sequence[WorkloadPoint]) -> None:

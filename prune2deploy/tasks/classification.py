@@ -3,20 +3,23 @@
 import functools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from prune2deploy.data.splits import column, columns_of, read_split
 from prune2deploy.errors import InputError
-from prune2deploy.tasks.base import LOGITS, Arrays, Labels, Run, Samples
+from prune2deploy.files import write_text
+from prune2deploy.tasks.base import LABELS_FILE, LOGITS, Arrays, Labels, Metrics, Run, Samples, Serving
 from prune2deploy.tasks.labels import LabelColumn, class_of_label, label_texts
-from prune2deploy.tasks.metrics import Accuracy, Metric
+from prune2deploy.tasks.metrics import Accuracy, MacroF1, Matthews
 from prune2deploy.tasks.objectives import Categorical, Joint, Outputs
 from prune2deploy.tasks.rows import FromRows, called
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PretrainedConfig
 
 LABEL_NAMES = ("label", "labels")
 NO_LABEL = ""  # in the project file: this data has no labels
@@ -28,6 +31,12 @@ class Classification(FromRows):
     reads_first_token = True
     outputs = (LOGITS,)
     objective = Joint({LOGITS: Categorical()})
+    metrics: ClassVar[Metrics] = {
+        "accuracy": lambda task, samples: Accuracy(LOGITS),
+        "macro-f1": lambda task, samples: MacroF1(LOGITS),
+        "matthews": lambda task, samples: Matthews(LOGITS),
+    }  # fmt: skip
+    serving = Serving(outputs={LOGITS: "LOGITS"}, answer="labels_model", gives={"LABEL": ("string", (1,))})
     make_samples: "Callable[[Dataset, np.ndarray | None, str], Samples]"  # of rows, their labels, and the split they are of
 
     def samples_of(self, rows: "Dataset", split: str, judged: bool = False) -> Samples:
@@ -41,7 +50,7 @@ class Classification(FromRows):
             return None
         whole = self._label_column(split)
         assert whole is not None
-        found = label_texts(whole, self._class_names)
+        found = label_texts(whole, class_names(self.config))
         missing = [row for row, text in enumerate(found) if text is None]
         if len(missing) == len(found) and not required:
             return None
@@ -50,7 +59,7 @@ class Classification(FromRows):
                 f"data {self.data.path!r}: {len(missing)} of {len(found)} samples have no {name!r}, the first is "
                 f"{whole.place(missing[0])}: leave them out, or do without labels (`init --unlabelled`)"
             )
-        taken = label_texts(replace(whole, values=rows[name][:]), self._class_names)
+        taken = label_texts(replace(whole, values=rows[name][:]), class_names(self.config))
         return np.asarray([self._classes[text] for text in taken if text is not None], dtype=np.int64)
 
     def _named_label(self, rows: "Dataset", split: str, required: bool) -> str | None:
@@ -64,11 +73,7 @@ class Classification(FromRows):
     def _classes(self) -> dict[str, int]:
         """The class of every label that either split holds, as text: one reading for both, whatever is drawn from them."""
         columns = [self._label_column(split) for split in (self.data.calibration, self.data.evaluation)]
-        return class_of_label([found for found in columns if found], self._class_names, self.data.path)
-
-    @property
-    def _class_names(self) -> list[str]:
-        return [str(self.config.id2label[index]) for index in range(self.config.num_labels)]
+        return class_of_label([found for found in columns if found], class_names(self.config), self.data.path)
 
     def _label_column(self, split: str) -> LabelColumn | None:
         """All labels of `split`; None where it has no such column."""
@@ -78,10 +83,6 @@ class Classification(FromRows):
 
         names = getattr(rows.features[name], "names", None)
         return LabelColumn(split, rows[name][:], names, lambda row: self.placed(rows, row, split))
-
-    def metric(self) -> Metric:
-        """See Task."""
-        return Accuracy(LOGITS)
 
     def predictions(self, outputs: Outputs) -> np.ndarray:
         """The likeliest class of each sample."""
@@ -104,11 +105,30 @@ class Classification(FromRows):
         return np.asarray([scores[self.config.id2label[index]] for index in range(self.config.num_labels)])
 
     def label_names(self) -> list[str]:
-        """See Task: line feeds end names in a label file, so none stay inside; raises InputError where two names meet."""
-        lines = [name.replace("\n", " ") for name in self._class_names]
-        if twice := next((line for line in lines if lines.count(line) > 1), None):
-            raise InputError(f"{self.model_dir}: two labels are {twice!r} on one line; rename one in config.json (id2label)")
-        return lines
+        """See Task."""
+        return label_lines(self.config, self.model_dir)
+
+    def write_answering(self, directory: Path) -> None:
+        """See Task: the names, one a line."""
+        write_labels(directory, self.label_names())
+
+
+def class_names(config: "PretrainedConfig") -> list[str]:
+    """The names of the outputs, in their order."""
+    return [str(config.id2label[index]) for index in range(config.num_labels)]
+
+
+def label_lines(config: "PretrainedConfig", model_dir: Path) -> list[str]:
+    """The same for a file of lines, so that no name has a line feed inside; raises InputError where two names meet."""
+    lines = [name.replace("\n", " ") for name in class_names(config)]
+    if twice := next((line for line in lines if lines.count(line) > 1), None):
+        raise InputError(f"{model_dir}: two labels are {twice!r} on one line; rename one in config.json (id2label)")
+    return lines
+
+
+def write_labels(directory: Path, names: list[str]) -> None:
+    """Write `names`, one a line."""
+    write_text(directory / LABELS_FILE, "".join(f"{name}\n" for name in names))
 
 
 def guess_label(features: dict[str, object], given: dict[str, str], where: str) -> str:

@@ -55,7 +55,7 @@ def _no_single_label(column: LabelColumn, row: int) -> InputError:
         except ValueError:
             return InputError(f"{column.place(row)}: the label is bytes and no text; store the column as strings or numbers")
     kind = "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else f"{value!r} among lists"
-    return InputError(f"{column.place(row)}: the label is {kind}: several labels a sample are not supported yet")
+    return InputError(f"{column.place(row)}: the label is {kind}: several labels a sample are for --task multi-label")
 
 
 def class_of_label(columns: Sequence[LabelColumn], names: Sequence[str], where: str) -> dict[str, int]:

@@ -4,6 +4,7 @@ To add a metric, write a subclass of `Metric` that says which numbers, and what 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -16,19 +17,32 @@ from prune2deploy.tasks.paired import WHOLE, bootstrap_error, error_of_mean
 class Metric(ABC):
     """What a model scores on the samples that `update` has seen. Outputs [n, positions, vocabulary] fit in no memory."""
 
-    name: ClassVar[str]
+    name: str
+    lower_is_better: ClassVar[bool] = False  # such a metric is in a unit of its own, and not in points of 100
 
     def __init__(self) -> None:
         self._kept: list[np.ndarray] = []
+        self._places: list[int] = []
 
-    def update(self, outputs: Arrays, labels: np.ndarray, counted: np.ndarray | None = None) -> None:
-        """Take in one batch: outputs by name, and which positions count, [n, positions], None: all."""
-        self._kept.append(self._of_samples(outputs, labels, counted))
+    def update(
+        self, outputs: Arrays, labels: np.ndarray, counted: np.ndarray | None = None, places: Sequence[int] | None = None
+    ) -> None:
+        """Take in one batch.
+
+        Args:
+            outputs: by name.
+            labels: what is right.
+            counted: which positions count, [n, positions]; None: all.
+            places: the numbers of the samples; None: they go on from those before.
+        """
+        kept = self._of_samples(outputs, labels, counted)
+        self._kept.append(kept)
+        self._places += places if places is not None else range(len(self._places), len(self._places) + len(kept))
 
     @property
     def numbers(self) -> np.ndarray:
-        """What is kept, [n, a few], a row a sample, in the order in which they came."""
-        return np.concatenate(self._kept)
+        """What is kept, [n, a few], a row a sample, in the order of the samples."""
+        return np.concatenate(self._kept)[np.argsort(self._places)]
 
     @property
     def points(self) -> np.ndarray | None:
@@ -45,41 +59,74 @@ class Metric(ABC):
 
     @abstractmethod
     def value(self, numbers: np.ndarray) -> float:
-        """Points, at most 100, of samples with these numbers: those seen, or a resample of them."""
+        """Of samples with these numbers, those seen or a resample of them: points, at most 100, unless lower is better."""
 
     def standard_error(self) -> float:
-        """Of the score, in points: that of the mean of `points`, or else a bootstrap over samples."""
+        """Of the score: that of the mean of `points`, or else a bootstrap over samples."""
         points, numbers = self.points, self.numbers
         if points is not None:
             return error_of_mean(points)
-        return bootstrap_error(lambda drawn: self.value(numbers[drawn]), len(numbers))
+        return bootstrap_error(lambda drawn: self.value(numbers[drawn]), len(numbers), in_points=not self.lower_is_better)
+
+    def worse(self, value: float, other: float) -> bool:
+        """Whether a score of `value` is worse than one of `other`."""
+        return value > other if self.lower_is_better else value < other
 
     @abstractmethod
     def _of_samples(self, outputs: Arrays, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
         """The numbers to keep of a batch, [n, a few]."""
 
 
-class RankCorrelation(Metric):
-    """Spearman's correlation of `output`, [n, 1], with labels [n], times 100; 0 where the one or the other are all alike."""
-
-    name = "Spearman correlation"
+class OfNumbers(Metric):
+    """A metric of regression: `output`, [n, 1], beside labels [n]."""
 
     def __init__(self, output: str):
         super().__init__()
         self.output = output
 
+    def _of_samples(self, outputs: Arrays, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
+        """(number, label) of each."""
+        return np.stack([outputs[self.output][:, 0], labels], axis=1).astype(np.float64)
+
+
+class RankCorrelation(OfNumbers):
+    """Spearman's correlation, times 100; 0 where the one or the other are all alike."""
+
+    name = "Spearman correlation"
+
     def value(self, numbers: np.ndarray) -> float:
         """See Metric."""
         from scipy.stats import rankdata
 
-        said, right = (rankdata(column) for column in numbers.T)
-        if np.ptp(said) == 0 or np.ptp(right) == 0:
-            return 0.0
-        return float(WHOLE * np.corrcoef(said, right)[0, 1])
+        return correlation(*(rankdata(column) for column in numbers.T))
 
-    def _of_samples(self, outputs: Arrays, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
-        """(number, label) of each."""
-        return np.stack([outputs[self.output][:, 0], labels], axis=1).astype(np.float64)
+
+class Correlation(OfNumbers):
+    """Pearson's correlation, times 100; 0 where the one or the other are all alike."""
+
+    name = "Pearson correlation"
+
+    def value(self, numbers: np.ndarray) -> float:
+        """See Metric."""
+        return correlation(*numbers.T)
+
+
+def correlation(said: np.ndarray, right: np.ndarray) -> float:
+    """Of two columns [n], times 100; 0 where one is all alike."""
+    if np.ptp(said) == 0 or np.ptp(right) == 0:
+        return 0.0
+    return float(WHOLE * np.corrcoef(said, right)[0, 1])
+
+
+class SquaredError(OfNumbers):
+    """The mean squared error, in the labels' unit, squared."""
+
+    name = "mean squared error"
+    lower_is_better = True
+
+    def value(self, numbers: np.ndarray) -> float:
+        """See Metric."""
+        return float(np.square(numbers[:, 0] - numbers[:, 1]).mean())
 
 
 class Accuracy(Metric):
@@ -113,3 +160,146 @@ class Accuracy(Metric):
             return np.stack([right, np.ones(len(right))], axis=1)
         answers = labels != IGNORED if counted is None else counted & (labels != IGNORED)
         return np.stack([(right & answers).sum(1), answers.sum(1)], axis=1).astype(np.float64)
+
+
+class OfClasses(Metric):
+    """A metric of classification that is no mean over samples: the class of `output`, [n, classes], beside labels [n]."""
+
+    def __init__(self, output: str):
+        super().__init__()
+        self.output = output
+
+    def _of_samples(self, outputs: Arrays, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
+        """(class, label) of each."""
+        return np.stack([outputs[self.output].argmax(-1), labels], axis=1)
+
+
+class MacroF1(OfClasses):
+    """The mean over classes of F1, times 100, over the classes that there are, or that are answered."""
+
+    name = "macro-F1"
+
+    def value(self, numbers: np.ndarray) -> float:
+        """See Metric."""
+        from sklearn.metrics import f1_score
+
+        said, right = numbers.T
+        return float(WHOLE * f1_score(right, said, average="macro", zero_division=0.0))
+
+
+class Matthews(OfClasses):
+    """Matthews' correlation, times 100, as of CoLA; 0 where all labels or all answers are alike."""
+
+    name = "Matthews correlation"
+
+    def value(self, numbers: np.ndarray) -> float:
+        """See Metric."""
+        from sklearn.metrics import matthews_corrcoef
+
+        said, right = numbers.T
+        return float(WHOLE * matthews_corrcoef(right, said))
+
+
+class MultiLabelF1(Metric):
+    """F1 of yes or no to each of several labels, times 100: `micro` over all answers, or else the mean over labels.
+
+    A label is given where its logit in `output`, [n, labels], is at least `threshold`, a probability; labels are 0 or 1,
+    [n, labels].
+    """
+
+    def __init__(self, output: str, threshold: float, micro: bool):
+        super().__init__()
+        self.output, self.least, self.micro = output, logit(threshold), micro
+        self.name = "micro-F1" if micro else "macro-F1"
+
+    def value(self, numbers: np.ndarray) -> float:
+        """See Metric; a label that is neither there nor given anywhere says nothing."""
+        hits, given, there = numbers.reshape(len(numbers), 3, -1).sum(0)
+        if self.micro:
+            return float(WHOLE * f1(hits.sum(), given.sum(), there.sum()))
+        known = given + there > 0
+        return float(WHOLE * np.mean(f1(hits[known], given[known], there[known]))) if known.any() else 0.0
+
+    def _of_samples(self, outputs: Arrays, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
+        """(hits, given, there) of each label, one after the other."""
+        said, right = outputs[self.output] >= self.least, labels > 0.5
+        return np.concatenate([said & right, said, right], axis=1).astype(np.float64)
+
+
+def f1(hits: "float | np.ndarray", given: "float | np.ndarray", there: "float | np.ndarray") -> "float | np.ndarray":
+    """2 · hits / (given + there), 0 where there is nothing to be found and nothing given."""
+    return 2 * hits / np.maximum(given + there, 1)
+
+
+def logit(probability: float) -> float:
+    """Where the sigmoid is `probability`."""
+    return float(np.log(probability) - np.log1p(-probability))
+
+
+class PseudoPerplexity(Metric):
+    """exp of the mean negative log-likelihood of what was masked (Salazar et al. 2020), of all masked tokens at once.
+
+    `output`: logits [n, positions, vocabulary]; labels are `IGNORED` where nothing was masked.
+    """
+
+    name = "pseudo-perplexity"
+    lower_is_better = True
+
+    def __init__(self, output: str):
+        super().__init__()
+        self.output = output
+
+    def value(self, numbers: np.ndarray) -> float:
+        """See Metric."""
+        nats, answers = numbers.sum(0)
+        return float(np.exp(nats / answers)) if answers else float("nan")
+
+    def _of_samples(self, outputs: Arrays, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
+        """(nats, answers) of each."""
+        from scipy.special import log_softmax
+
+        there = labels != IGNORED
+        found = np.zeros((len(labels), 2))
+        for row, places in enumerate(there):
+            logs = log_softmax(outputs[self.output][row, places].astype(np.float64), axis=-1)
+            found[row] = -logs[np.arange(len(logs)), labels[row, places]].sum(), len(logs)
+        return found
+
+
+class CosineToDense(Metric):
+    """The mean cosine of `output`, [n, size], to the dense model's, times 100."""
+
+    name = "cosine"
+
+    def __init__(self, output: str):
+        super().__init__()
+        self.output = output
+
+    @property
+    def points(self) -> np.ndarray:
+        """See Metric."""
+        return WHOLE * self.numbers[:, 0]
+
+    def value(self, numbers: np.ndarray) -> float:
+        """See Metric."""
+        return float(WHOLE * numbers.mean())
+
+    def _of_samples(self, outputs: Arrays, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
+        """The cosine of each."""
+        return cosines(outputs[self.output], labels)[:, None]
+
+
+def cosines(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """[n] of rows [n, size] and as many others, in float64."""
+    return (unit(vectors) * unit(others)).sum(-1)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows of length 1, in float64."""
+    vectors = vectors.astype(np.float64)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def chosen(metrics: "dict[str, Callable[[], Metric]]", name: str | None) -> Metric:
+    """The metric called `name`, or the first."""
+    return metrics[name or next(iter(metrics))]()

@@ -1,12 +1,12 @@
 """Language models: after every token of a text, which one comes next."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from prune2deploy.errors import InputError
-from prune2deploy.tasks.base import LOGITS, Arrays, Labels, RawSample, Run, Samples
+from prune2deploy.tasks.base import LOGITS, Arrays, Labels, Metrics, RawSample, Run, Samples
 from prune2deploy.tasks.metrics import Accuracy
 from prune2deploy.tasks.objectives import IGNORED, Categorical, Joint, Outputs
 from prune2deploy.tasks.texts import RAW_NAMES, FromTexts, TextSamples, single_text
@@ -26,6 +26,7 @@ class NextToken(FromTexts):
     cut_to = 1024  # documents are long, and models take more than anybody wants to wait for
     outputs = (LOGITS,)
     objective = Joint({LOGITS: Categorical(per_position=True)})
+    metrics: ClassVar[Metrics] = {"accuracy": lambda task, samples: Accuracy(LOGITS, per_position=True)}
     misfit = "is it text of another kind, or a model that has learnt little?"
     least_of_own = 0.0  # labels are the data itself, and a good model is right about every third token
 
@@ -37,7 +38,7 @@ class NextToken(FromTexts):
     def rows(self, split: str) -> "Dataset":
         """See FromRows: without those whose text is empty, as many lines of a corpus are."""
         rows = super().rows(split)
-        [texts] = self.texts(rows, split)
+        [texts] = FromTexts.texts(self, rows, split)
         found = [row for row, text in enumerate(texts) if text.strip()]
         if not found:
             raise InputError(f"data {self.data.path!r}: all texts of the split {split!r} are empty")
@@ -55,10 +56,6 @@ class NextToken(FromTexts):
             raise InputError(f"data {self.data.path!r}: no text of the split {split!r} has two tokens or more")
         return TextSamples(encoded, labels, self.padding, self.config.vocab_size)
 
-    def metric(self) -> Accuracy:
-        """See Task."""
-        return Accuracy(LOGITS, per_position=True)
-
     def predictions(self, outputs: Outputs) -> np.ndarray:
         """The likeliest next token at each position."""
         return outputs[LOGITS].values.argmax(-1)
@@ -73,10 +70,6 @@ class NextToken(FromTexts):
             return {LOGITS: np.broadcast_to(answer, (*inputs["input_ids"].shape, len(answer)))}
 
         return run
-
-    def label_names(self) -> list[str]:
-        """See Task: tokens have no names that a file of lines could hold."""
-        return []
 
     def outside(self, model: "PreTrainedModel | None" = None) -> Callable[[RawSample], np.ndarray]:
         """See Task: [positions, vocabulary], of the model's own class and the tokenizer; a pipeline gives texts only."""

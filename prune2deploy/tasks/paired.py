@@ -19,7 +19,10 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Loss:
-    """Points of the task metric that a model lost against another, over the same `n` samples; below 0 where it gained."""
+    """Points of the task metric that a model lost against another, over the same `n` samples; below 0 where it gained.
+
+    Of a metric that is the better the lower it is, points are its own unit.
+    """
 
     points: float
     standard_error: float
@@ -42,16 +45,17 @@ def loss_between(dense: "Metric", pruned: "Metric") -> Loss:
     The standard error is that of the mean of the samples' differences, and for a metric that is no mean a bootstrap over
     samples.
     """
-    before, after = dense.points, pruned.points
+    before, after, sign = dense.points, pruned.points, -1 if dense.lower_is_better else 1
     if before is not None and after is not None:
         lost = before - after
         return Loss(float(lost.mean()), error_of_difference(lost), len(lost))
     of_dense, of_pruned = dense.numbers, pruned.numbers
 
     def of(drawn: np.ndarray) -> float:
-        return dense.value(of_dense[drawn]) - pruned.value(of_pruned[drawn])
+        return sign * (dense.value(of_dense[drawn]) - pruned.value(of_pruned[drawn]))
 
-    return Loss(of(np.arange(len(of_dense))), bootstrap_error(of, len(of_dense)), len(of_dense))
+    error = bootstrap_error(of, len(of_dense), in_points=not dense.lower_is_better)
+    return Loss(of(np.arange(len(of_dense))), error, len(of_dense))
 
 
 def weight_of_one(n: int) -> float:
@@ -78,12 +82,12 @@ def error_of_difference(differences: np.ndarray) -> float:
     return float(np.sqrt(((differences**2).sum() + WHOLE**2) / n - mean**2) / np.sqrt(n))
 
 
-def bootstrap_error(value: Callable[[np.ndarray], float], n: int) -> float:
+def bootstrap_error(value: Callable[[np.ndarray], float], n: int, in_points: bool = True) -> float:
     """Standard error of `value`, a function of the indices of `n` samples, over resamples of them with a fixed seed.
 
-    It is never less than the weight of one sample; resamples that `value` knows no number for do not count.
+    `in_points`, it is never less than the weight of one sample; resamples that `value` knows no number for do not count.
     """
     rng = np.random.default_rng(0)
     found = np.array([value(rng.integers(n, size=n)) for _ in range(RESAMPLES)])
     found = found[np.isfinite(found)]
-    return max(float(found.std(ddof=1)) if len(found) > 1 else 0.0, weight_of_one(n))
+    return max(float(found.std(ddof=1)) if len(found) > 1 else 0.0, weight_of_one(n) if in_points else 0.0)

@@ -94,10 +94,10 @@ def metric_of(run: Run, task: Task, samples: Samples, labels: Labels) -> Metric:
         samples: with labels of their own, which are right then, or without.
         labels: what is right where they have none (see `labels_of`).
     """
-    metric = task.metric()
+    metric = task.metric(samples)
     for indices, batch in samples.batches(BATCH):
         right = batch.labels if batch.labels is not None else np.stack([labels[index] for index in indices])
-        metric.update(run(batch.inputs), right, batch.valid)
+        metric.update(run(batch.inputs), right, batch.valid, indices)
     return metric
 
 

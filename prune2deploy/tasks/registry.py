@@ -4,12 +4,17 @@ from typing import TYPE_CHECKING
 
 from prune2deploy.config import Project
 from prune2deploy.errors import InputError
-from prune2deploy.models.family import is_language_model
+from prune2deploy.models.family import class_of, has_labels
 from prune2deploy.tasks.base import Task
+from prune2deploy.tasks.embeddings import Embeddings
 from prune2deploy.tasks.image_classification import ImageClassification
+from prune2deploy.tasks.masked_lm import MaskedLm
+from prune2deploy.tasks.multi_label import MultiLabel
 from prune2deploy.tasks.next_token import NextToken
+from prune2deploy.tasks.question_answering import QuestionAnswering
 from prune2deploy.tasks.text_classification import TextClassification
 from prune2deploy.tasks.text_scores import TextScores
+from prune2deploy.tasks.token_classification import TokenClassification
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,8 +23,12 @@ if TYPE_CHECKING:
 
 # of two that a model is for, the first is meant where the user does not say
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (TextScores, TextClassification, ImageClassification, NextToken)
-}
+    task.name: task
+    for task in (
+        TextScores, TextClassification, MultiLabel, TokenClassification, QuestionAnswering, MaskedLm, Embeddings,
+        ImageClassification, NextToken,
+    )
+}  # fmt: skip
 
 
 def task_named(name: str) -> type[Task]:
@@ -34,23 +43,19 @@ def task_for(config: "PretrainedConfig") -> type[Task]:
     for task in TASKS.values():
         if task.is_for(config):
             return task
-    raise InputError(f"no task for {_architecture(config)}; known tasks are: {', '.join(sorted(TASKS))}")
+    raise InputError(f"no task for {class_of(config)}; known tasks are: {', '.join(sorted(TASKS))}")
 
 
 def task_of(project: Project, model_dir: "Path", config: "PretrainedConfig") -> Task:
     """The project's task on this model; raises InputError where the two do not fit."""
     task = task_named(project.task)
     if not task.is_for(config):
-        count = "" if is_language_model(config) else f" with {config.num_labels} output{'s'[: config.num_labels > 1]}"
+        count = f" with {config.num_labels} output{'s'[: config.num_labels > 1]}" if has_labels(config) else ""
         wanted = f"…{task.architecture_suffix}{task.needs}"
-        raise InputError(f"task {task.name} needs a model {wanted}; {model_dir} is a {_architecture(config)}{count}")
+        raise InputError(f"task {task.name} needs a model {wanted}; {model_dir} is a {class_of(config)}{count}")
     if unknown := sorted(set(project.data.columns) - set(task.columns)):
         raise InputError(f"data.columns: {task.name} has no {unknown[0]!r}; it has: {', '.join(task.columns)}")
-    made = task(model_dir, config, project.data, project.root)
+    made = task(model_dir, config, project.data, project.root, project.scoring)
     for point in project.workload:
         made.check_point(point)
     return made
-
-
-def _architecture(config: "PretrainedConfig") -> str:
-    return (config.architectures or ["none"])[0]

@@ -1,7 +1,8 @@
-"""Tasks whose samples are rows of a calibration and of an evaluation split."""
+"""Tasks whose samples are made of the rows of a calibration and of an evaluation split."""
 
 import copy
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,8 +21,15 @@ def called(name: str, features: dict[str, object]) -> str | None:
     return alike[0] if len(alike) == 1 else None
 
 
+def first_called(names: Iterable[str], features: dict[str, object]) -> str | None:
+    """The column that is called by the first of `names` that one is called by; None where none is."""
+    return next((found for name in names if (found := called(name, features))), None)
+
+
 class FromRows(Task):
     """Reads the splits, and draws from them."""
+
+    together = 1  # samples that a row becomes
 
     def rows(self, split: str) -> "Dataset":
         """The rows of `split` that become samples."""
@@ -33,18 +41,18 @@ class FromRows(Task):
 
     def calibration(self, count: int, seed: int) -> Samples:
         """See Task."""
-        rows = self.rows(self.data.calibration)
-        if len(rows) > count:
-            rows = rows.select(sorted(self._drawn(rows, count, seed)))
+        rows, wanted = self.rows(self.data.calibration), self._rows_for(count)
+        if len(rows) > wanted:
+            rows = rows.select(sorted(self._drawn(rows, wanted, seed)))
         return self.samples_of(rows, self.data.calibration)
 
     def reserve(self, count: int, seed: int, taken: int) -> Samples | None:
         """See Task."""
-        rows = self.rows(self.data.calibration)
-        if len(rows) <= taken:
+        rows, before = self.rows(self.data.calibration), self._rows_for(taken)
+        if len(rows) <= before:
             return None
-        left = np.setdiff1d(np.arange(len(rows)), self._drawn(rows, taken, seed))
-        rows = rows.select(sorted(np.random.default_rng(seed).permutation(left)[:count].tolist()))
+        left = np.setdiff1d(np.arange(len(rows)), self._drawn(rows, before, seed))
+        rows = rows.select(sorted(np.random.default_rng(seed).permutation(left)[: self._rows_for(count)].tolist()))
         return self.samples_of(rows, self.data.calibration)
 
     def evaluation(self) -> Samples:
@@ -53,11 +61,17 @@ class FromRows(Task):
 
     def place(self, index: int) -> str:
         """See Task."""
-        return self.placed(self.rows(self.data.evaluation), index, self.data.evaluation)
+        row, one = divmod(index, self.together)
+        place = self.placed(self.rows(self.data.evaluation), row, self.data.evaluation)
+        return place if self.together == 1 else f"{place}, text {one + 1}"
 
     def placed(self, rows: "Dataset", index: int, split: str) -> str:
         """Where row `index` of `rows`, which are of `split`, comes from."""
         return f"{place_of(rows, index, self.data, split, self.root)} (split {split!r})"
+
+    def _rows_for(self, samples: int) -> int:
+        """How many rows become so many samples."""
+        return max(1, samples // self.together)
 
     def _drawn(self, rows: "Dataset", count: int, seed: int) -> list[int]:
         """`count` different rows, each as likely as its size says: statistics are sums over tokens."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prune2deploy.models.configuration import MULTI_LABEL
 from prune2deploy.tasks.base import RawSample, Samples
 from prune2deploy.tasks.classification import Classification, guess_label
 from prune2deploy.tasks.rows import called
@@ -29,7 +30,7 @@ class TextClassification(FromTexts, Classification):
     @classmethod
     def is_for(cls, config: "PretrainedConfig") -> bool:
         """See Task."""
-        return super().is_for(config) and config.num_labels > 1
+        return super().is_for(config) and config.num_labels > 1 and config.problem_type != MULTI_LABEL
 
     @classmethod
     def guess_columns(cls, features: dict[str, object], given: dict[str, str], where: str) -> dict[str, str]:

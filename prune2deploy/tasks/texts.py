@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from prune2deploy.config import DataSettings, WorkloadPoint
+from prune2deploy.config import DataSettings, ScoringSettings, WorkloadPoint
 from prune2deploy.data.splits import column
 from prune2deploy.data.values import unlike_most
 from prune2deploy.errors import InputError, NotServableError
@@ -33,12 +33,13 @@ class TextSamples(Samples):
     """Token ids of each text, not yet padded."""
 
     def __init__(
-        self, encoded: dict[str, list[list[int]]], labels: Labels | None, padding: dict[str, int], outputs_each: int = 0
+        self, encoded: dict[str, list[list[int]]], labels: Labels | None, padding: dict[str, int], outputs_each: int = 0,
+        together: int = 1,
     ):
         self.encoded = encoded
         self.labels = labels
         self.padding = padding
-        self.outputs_each = outputs_each
+        self.outputs_each, self.together = outputs_each, together
         self.lengths = [len(ids) for ids in encoded["input_ids"]]
 
     def __len__(self) -> int:
@@ -47,7 +48,7 @@ class TextSamples(Samples):
     def select(self, indices: list[int]) -> "TextSamples":
         """See Samples."""
         encoded = {name: [rows[index] for index in indices] for name, rows in self.encoded.items()}
-        return TextSamples(encoded, self._labels(indices), self.padding, self.outputs_each)
+        return TextSamples(encoded, self._labels(indices), self.padding, self.outputs_each, self.together)
 
     def digest(self) -> str:
         """See Samples."""
@@ -86,14 +87,23 @@ class FromTexts(FromRows):
 
     served = "text"
     requires = ("numpy", "tokenizers")
+    raw_names: ClassVar[tuple[str, str]] = RAW_NAMES
     cut_to: ClassVar[int] = 131_072  # tokens, where the project does not say
 
-    def __init__(self, model_dir: Path, config: "PretrainedConfig", data: DataSettings, root: Path):
-        super().__init__(model_dir, config, data, root)
+    def __init__(
+        self, model_dir: Path, config: "PretrainedConfig", data: DataSettings, root: Path,
+        scoring: ScoringSettings | None = None,
+    ):
+        super().__init__(model_dir, config, data, root, scoring)
         self.longest = family_of(config).longest(config) or UNLIMITED
         self.pairs = "text_pair" in data.columns
         if data.max_length and data.max_length > self.longest:
             raise InputError(f"data.max_length is {data.max_length}, but the model takes at most {self.longest} tokens")
+
+    @property
+    def has_pairs(self) -> bool:
+        """See Task."""
+        return self.pairs
 
     @functools.cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
@@ -148,10 +158,13 @@ class FromTexts(FromRows):
             rows[column(rows, role, self.data.columns, self.data.path, split)][:]
             for role in ("text", "text_pair") if role in self.data.columns
         ]  # fmt: skip
-        for texts in found:
-            if any(not isinstance(text, str) for text in texts):
-                raise self._no_text(rows, texts, split)
-        return found
+        return [self.checked(rows, texts, split) for texts in found]
+
+    def checked(self, rows: "Dataset", texts: list[Any], split: str) -> list[str]:
+        """`texts`, a column of `rows`, of `split`; raises InputError where one of them is no text."""
+        if any(not isinstance(text, str) for text in texts):
+            raise self._no_text(rows, texts, split)
+        return texts
 
     def _no_text(self, rows: "Dataset", texts: list[Any], split: str) -> InputError:
         """What is wrong with the first of `texts` that is none."""
@@ -208,12 +221,12 @@ class FromTexts(FromRows):
         """See Task: UTF-8."""
         rows = self.rows(self.data.evaluation)
         texts = self.texts(rows.select(range(min(count, len(rows)))), self.data.evaluation)
-        return {name: [text.encode() for text in column] for name, column in zip(RAW_NAMES, texts, strict=False)}
+        return {name: list(map(str.encode, column[:count])) for name, column in zip(self.raw_names, texts, strict=False)}
 
     def odd(self) -> dict[str, RawSample]:
         """See Task."""
         usual = self.raw(8)
-        first = " ".join(text.decode() for text in usual[RAW_NAMES[0]]) or "a"
+        first = " ".join(text.decode() for text in usual[self.raw_names[0]]) or "a"
         long = f"{first} " * (1 + 8 * self.limit // max(1, len(first.split())))
         texts = {
             "an empty text": "",
@@ -227,11 +240,11 @@ class FromTexts(FromRows):
             "a long word": "x" * 300,
         }
         if not self.pairs:
-            return {name: {RAW_NAMES[0]: text.encode()} for name, text in texts.items()}
+            return {name: {self.raw_names[0]: text.encode()} for name, text in texts.items()}
         pairs = {name: (first[:80], text) for name, text in texts.items()}
         pairs |= {f"{name} first": (text, first[:80]) for name, text in texts.items()}
         pairs |= {"two empty texts": ("", ""), "two long texts": (long, long)}
-        return {name: dict(zip(RAW_NAMES, map(str.encode, pair), strict=True)) for name, pair in pairs.items()}
+        return {name: dict(zip(self.raw_names, map(str.encode, pair), strict=True)) for name, pair in pairs.items()}
 
     def cutting(self) -> "tuple[PreTrainedTokenizerBase, dict[str, Any]]":
         """The tokenizer as anybody would load it, and how it is told to cut texts: as it says, unless the project does."""
@@ -252,13 +265,27 @@ class FromTexts(FromRows):
             )
         write_text(directory / "tokenizer.json", self.tokenizer.backend_tokenizer.to_str())
         settings = {
-            "columns": list(RAW_NAMES[: 2 if self.pairs else 1]),
+            "columns": list(self.raw_names[: 2 if self.pairs else 1]),
             "padding": {name: self.padding[name] for name in self.input_names},
             "lengths": padded_lengths(self.limit, [point.seq_len or 128 for point in workload]),
             "truncation_side": self.tokenizer.truncation_side,
             **({"split_special_tokens": True} if self.tokenizer.split_special_tokens else {}),
+            **self.preprocessing_settings(),
         }
         write_text(directory / "preprocessing.json", pretty_json(settings) + "\n")
+
+
+    def preprocessing_settings(self) -> dict[str, Any]:
+        """What else the preprocessing on a server must know."""
+        return {}
+
+    def refuse_slow_tokenizer(self) -> None:
+        """Raise InputError where nothing says which characters a token is of."""
+        if not self.tokenizer.is_fast:
+            raise InputError(
+                f"{self.model_dir}: {self.name} needs a fast tokenizer (tokenizer.json), which says where a token is in the "
+                f"text, and this model has a slow one only ({type(self.tokenizer).__name__})"
+            )
 
 
 def filled(rows: Sequence[Sequence[int] | np.ndarray], length: int, value: int) -> np.ndarray:

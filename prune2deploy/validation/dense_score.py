@@ -20,25 +20,27 @@ def dense_score(task: Task, run: Run, samples: Samples, force: bool) -> Score:
     """
     some = drawn(samples)
     assert some.labels is not None
-    model, own = task.metric(), task.metric()
-    for _, batch in some.batches(BATCH):
+    model, own, least = task.metric(some), task.metric(some), task.least(some)
+    for indices, batch in some.batches(BATCH):
         assert batch.labels is not None
         said = run(batch.inputs)
-        model.update(said, batch.labels, batch.valid)
-        own.update(said, own_labels(task, said, batch.valid), batch.valid)
+        model.update(said, batch.labels, batch.valid, indices)
+        if least:
+            own.update(said, own_labels(task, said, batch.valid), batch.valid, indices)
     constant = metric_of(task.constant(some.labels), task, some, some.labels).score()
-    score, best = model.score(), own.score()
-    if not force and score.value < max(constant.value, task.least_of_own * best.value):
+    score, best = model.score(), own.score().value if least else 0.0
+    if not force and (model.worse(score.value, constant.value) or score.value < least * best):
+        of_own = f", the model's own labels {best:.2f}" if least else ""
         raise InputError(
             f"data and model do not fit together: the dense model reaches {score} on {task.data.path!r}, one answer to "
-            f"everything {constant.value:.2f}, the model's own labels {best.value:.2f}; {task.misfit} --force goes on"
+            f"everything {constant.value:.2f}{of_own}; {task.misfit} --force goes on"
         )
     return score
 
 
 def drawn(samples: Samples) -> Samples:
     """Up to `SCORED` of `samples`, drawn with a fixed seed, fewer where they are long."""
-    order = np.random.default_rng(0).permutation(len(samples))[:SCORED]
-    filled = np.cumsum([samples.tokens(int(index)) or EACH for index in order])
-    count = max(LEAST, int((filled <= POSITIONS).sum()))
-    return samples.select(sorted(order[:count].tolist()))
+    order = samples.drawn(seed=0)[: SCORED // samples.together * samples.together]
+    filled = np.cumsum([samples.tokens(index) or EACH for index in order])
+    count = max(LEAST, int((filled <= POSITIONS).sum())) // samples.together * samples.together
+    return samples.select(sorted(order[:count]))

@@ -51,13 +51,17 @@ def reading(task: Task, run: Run, samples: Samples, outside: Answer, tolerance: 
     `tolerance`: see `serving`.
     """
     usual = usual_samples(task)
-    name = task.outputs[0]
-    rows = rows_of(run, task, samples.select(list(range(len(usual)))))[name]
-    outputs = task.objective.parts[name].gathered(rows).values
+    taken = task.samples_of_raw(samples, len(usual))
+    some = samples.select([index for indices in taken for index in indices])
+    rows = rows_of(run, task, some)
+    outputs = task.objective.parts[task.outputs[0]].gathered(rows[task.outputs[0]]).values
     apart = float(np.ptp(outputs, axis=0).max())
     if len({tuple(sample.values()) for sample in usual.values()}) > 1 and apart <= ROUNDING * float(np.abs(outputs).max()):
         return Testimony(len(usual), 0, 0.0, "the model answers all samples alike: are these its weights?")
-    ours: Answers = dict(zip(usual, rows, strict=True))
+    each = iter(zip(*rows.values(), strict=True))
+    ours: Answers = {
+        name: joined([next(each) for _ in indices]) for name, indices in zip(usual, taken, strict=True)
+    }
     return _compared(task, ours, _answers(outside, usual), "our reading of model and data", tolerance)
 
 
@@ -85,14 +89,20 @@ def preprocessor_of(task: Task, workload: Sequence[WorkloadPoint], directory: Pa
 
 
 def chain_of(task: Task, preprocessor: Preprocessor, run: Run) -> Answer:
-    """Raw samples through the served preprocessing, and then through `run`: what the first output has of each."""
-    output = task.outputs[0]
+    """Raw samples through the served preprocessing, and then through `run`: all outputs, one after the other."""
 
     def answer(sample: RawSample) -> np.ndarray:
-        inputs = preprocessor({name: [data] for name, data in sample.items()})
-        return task.objective.parts[output].by_sample(run(inputs)[output], task.counted(inputs))[0]
+        inputs = task.model_inputs(preprocessor({name: [data] for name, data in sample.items()}))
+        said, counted = run(inputs), task.counted(inputs)
+        rows = [part.by_sample(said[name], counted) for name, part in task.objective.parts.items()]
+        return joined(list(zip(*rows, strict=True)))
 
     return answer
+
+
+def joined(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """What a raw sample is answered: of each sample that it becomes, all outputs, one after the other."""
+    return np.concatenate([output for outputs in rows for output in outputs])
 
 
 def _answers(answer: Answer, samples: dict[str, RawSample]) -> Answers:
@@ -149,6 +159,8 @@ def _told(task: Task, answer: np.ndarray | str) -> str:
         return f"{float(answer.reshape(-1)[0]):.4g}"
     if answer.ndim > 1:
         return f"answers to {len(answer)} tokens"
-    odds = np.exp(answer - answer.max())
-    best, names = int(answer.argmax()), task.label_names()
-    return f"{repr(names[best]) if names else f'class {best}'} ({odds[best] / odds.sum():.3f})"
+    names = task.label_names()
+    if not names:
+        return f"{answer.size} numbers ({', '.join(f'{number:.3g}' for number in answer[:3])}, …)"
+    odds, best = np.exp(answer - answer.max()), int(answer.argmax())
+    return f"{names[best]!r} ({odds[best] / odds.sum():.3f})"

@@ -151,10 +151,10 @@ def test_unknown_model_type(dense_copy):
     assert "no-such-thing" in refusal(load_dense, dense_copy)
 
 
-def test_model_without_a_task_head_names_the_right_classes(dense_copy):
-    change_json(dense_copy / "config.json", architectures=["BertModel"])
+def test_model_with_another_head_names_the_right_classes(dense_copy):
+    change_json(dense_copy / "config.json", architectures=["BertForNextSentencePrediction"])
     message = refusal(load_dense, dense_copy)
-    assert "BertModel" in message
+    assert "BertForNextSentencePrediction" in message
     assert "BertForSequenceClassification" in message
 
 

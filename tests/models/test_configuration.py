@@ -55,14 +55,27 @@ def test_labels_that_nobody_wrote_down_must_fit_the_head(dense_copy):
     ("values", "told"),
     [
         ({"problem_type": "regression"}, "problem_type is regression, and the model has 3 outputs"),
-        ({"problem_type": "multi_label_classification"}, "multi-label classification"),
-        ({"function_to_apply": "sigmoid"}, "function_to_apply is sigmoid"),
-        ({"sbert_ce_default_activation_function": "torch.nn.modules.activation.Sigmoid"}, "no softmax over classes"),
-        ({"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid"}}, "activation_fn is"),
+        ({"function_to_apply": "relu"}, "function_to_apply is relu"),
+        ({"sbert_ce_default_activation_function": "torch.nn.modules.activation.Tanh"}, "what works is softmax, none or sigmoid"),
+        ({"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh"}}, "activation_fn is"),
     ],
 )
-def test_heads_without_a_softmax_are_refused_by_name(dense_copy, values, told):
+def test_heads_that_are_neither_classes_nor_labels_are_refused_by_name(dense_copy, values, told):
     assert told in refusal(change(dense_copy, **values))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"problem_type": "multi_label_classification"}, {"function_to_apply": "sigmoid"},
+        {"sbert_ce_default_activation_function": "torch.nn.modules.activation.Sigmoid"},
+        {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid"}},
+    ],
+)  # fmt: skip
+def test_a_yes_or_no_for_each_label_is_another_task(dense_copy, vit_dir, tmp_path, values):
+    assert task_for(load_config(change(dense_copy, **values))) is MultiLabel
+    images = shutil.copytree(vit_dir, tmp_path / "images")
+    assert "texts only" in refusal(change(images, **values))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +151,7 @@ def test_names_that_the_pipeline_does_not_use_are_told(dense_copy, id2label):
         ({"num_attention_heads": 5}, "equal shares of hidden_size"), ({"head_dim": 16}, "4 heads of 16"),
         ({"hidden_act": "selu2"}, "the activation 'selu2' is none that transformers knows"),
         ({"architectures": None}, "which class the model"),
-        ({"architectures": []}, "such as BertForSequenceClassification"), ({"architectures": "BertModel"}, "is a BertModel"),
+        ({"architectures": []}, "such as BertForSequenceClassification"), ({"architectures": "BertLMHeadModel"}, "is a BertLMHeadModel"),
         ({"sentence_transformers": "4.0", "problem_type": "regression"}, "problem_type is regression"),
     ],
 )  # fmt: skip

@@ -147,6 +147,6 @@ def test_score_counts_the_likeliest_class(make_task):
     assert list(labels) == [index % len(TOPICS) for index in range(12)]
     right = np.eye(3)[labels] - 5
     for wanted, points in ((labels, 100), ((labels + 1) % 3, 0)):
-        metric = task.metric()
+        metric = task.metric(None)
         metric.update({"logits": right}, wanted)
         assert metric.score().value == points

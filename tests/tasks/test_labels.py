@@ -104,10 +104,10 @@ def test_labels_that_do_not_fit_the_model(values, names, class_names, problem):
 
 
 @pytest.mark.parametrize("value", [[0, 1], [], {"a": 1}])
-def test_several_labels_a_sample_are_not_supported(value):
+def test_several_labels_a_sample_are_another_task(value):
     message = refusal(classes, ["art", value], TOPICS)
     assert "train.csv, line 3: the label is a" in message
-    assert "several labels a sample are not supported yet" in message
+    assert "several labels a sample are for --task multi-label" in message
 
 
 def test_row_with_another_kind_of_label_is_the_one_that_is_named():

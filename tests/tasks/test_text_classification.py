@@ -322,7 +322,7 @@ def test_timing_inputs_differ_from_those_of_a_trace_in_padding_alone(make_task, 
 
 
 def test_score_is_accuracy_with_its_standard_error(make_task):
-    metric = make_task().metric()
+    metric = make_task().metric(None)
     metric.update({"logits": np.eye(3)[[0, 1, 2, 2, 1]]}, np.array([0, 1, 2, 0, 0]))
     score = metric.score()
     assert (score.metric, score.n) == ("accuracy", 5)
@@ -364,5 +364,5 @@ def test_task_must_fit_the_model(vit_dir, text_data, make_project, tmp_path):
 
 
 def test_unknown_task_and_column_role_name_the_known_ones(make_task):
-    assert "image-classification, next-token, text-classification" in refusal(task_named, "translation")
+    assert "multi-label, next-token, question-answering, text-classification" in refusal(task_named, "translation")
     assert "text, text_pair, label" in refusal(make_task, data_columns={"image": "text"})

@@ -122,7 +122,10 @@ def test_the_whole_way(folder, tmp_path, monkeypatch):
     assert begun["project"]["task"] == "text-scores"
     assert begun["dense"]["metric"] == "Spearman correlation"
     assert answer(cli("profile", "--json"))
-    refused(cli("run", "--speedup", 1.4, "--with-tokenizer"), "leave out --with-tokenizer")
-    said = answer(cli("run", "--speedup", 1.4, "--json"))
+    said = answer(cli("run", "--speedup", 1.4, "--with-tokenizer", "--json"))
     assert (said["verdict"], said["metric_pruned"]["metric"]) == ("passed", "Spearman correlation")
     assert answer(cli("validate", said["path"], "--json"))["passed"]
+    assert {path.name for path in (tmp_path / "model_repository").iterdir()} == {
+        "model", "model_preprocess", "model_text", "model_rerank"
+    }
+    assert answer(cli("repository", "check", "--json"))

@@ -4,7 +4,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from prune2deploy.models.block import Block, Cut, StandIn, size_of_heads
-from prune2deploy.models.family import Family
+from prune2deploy.models.family import Family, outputs_of, text_heads
 
 if TYPE_CHECKING:
     from transformers import AlbertConfig
@@ -39,11 +39,11 @@ def blocks(config: "AlbertConfig") -> list[Block]:
 
 FAMILIES = (Family(
     model_type="albert",
-    heads={"AlbertForSequenceClassification": "classifier"},
+    heads=text_heads("Albert", "classifier", "predictions.decoder"),
     blocks=blocks,
     unused=(r"^predictions\.", r"^sop_classifier\."),  # of the pretraining
     fixed=lambda config: {
         "hidden_size": config.hidden_size, "activation": config.hidden_act, "norm": "post",
-        "embedding_size": config.embedding_size, "outputs": config.num_labels,
+        "embedding_size": config.embedding_size, "outputs": outputs_of(config),
     },
 ),)  # fmt: skip

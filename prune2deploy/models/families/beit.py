@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prune2deploy.models.block import Block, Cut, Given, size_of_heads
-from prune2deploy.models.family import Family
+from prune2deploy.models.family import Family, outputs_of
 from prune2deploy.models.layers import filters, heads, in_every_layer, pre_norm
 
 if TYPE_CHECKING:
@@ -44,6 +44,6 @@ FAMILIES = (Family(
     unused=(r"^lm_head\.",),
     fixed=lambda config: {
         "hidden_size": config.hidden_size, "activation": config.hidden_act, "norm": "pre", "positions": positions(config),
-        "input": f"i{config.image_size}p{config.patch_size}", "outputs": config.num_labels,
+        "input": f"i{config.image_size}p{config.patch_size}", "outputs": outputs_of(config),
     },
 ),)  # fmt: skip

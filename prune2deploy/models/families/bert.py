@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from prune2deploy.models.block import Block, size_of_heads
-from prune2deploy.models.family import Family
+from prune2deploy.models.family import Family, outputs_of, text_heads
 from prune2deploy.models.layers import filters, heads, in_every_layer, post_norm_inside
 
 if TYPE_CHECKING:
@@ -25,9 +25,10 @@ def blocks(config: "BertConfig") -> list[Block]:
 def fixed(config: "BertConfig") -> dict[str, str | int]:
     """See Family."""
     return {
-        "hidden_size": config.hidden_size, "activation": config.hidden_act, "norm": "post", "outputs": config.num_labels,
+        "hidden_size": config.hidden_size, "activation": config.hidden_act, "norm": "post", "outputs": outputs_of(config),
     }  # fmt: skip
 
 
+BERTS_LM = "cls.predictions.decoder"
 PRETRAINING = (r"^cls\.(predictions|seq_relationship)\.",)
-FAMILIES = (Family("bert", {"BertForSequenceClassification": "classifier"}, blocks, fixed, PRETRAINING),)
+FAMILIES = (Family("bert", text_heads("Bert", "classifier", BERTS_LM), blocks, fixed, PRETRAINING),)

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from prune2deploy.models.block import Block, size_of_heads
-from prune2deploy.models.family import Family
+from prune2deploy.models.family import Family, outputs_of
 from prune2deploy.models.layers import filters, heads, in_every_layer, pre_norm
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def vision_fixed(config: "CLIPConfig") -> dict[str, str | int]:
     vision = config.vision_config
     return {
         "hidden_size": vision.hidden_size, "activation": vision.hidden_act, "norm": "pre",
-        "input": f"i{vision.image_size}p{vision.patch_size}", "outputs": config.num_labels,
+        "input": f"i{vision.image_size}p{vision.patch_size}", "outputs": outputs_of(config),
     }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prune2deploy.models.block import Block, StandIn, stages_of
-from prune2deploy.models.family import Family
+from prune2deploy.models.family import Family, outputs_of
 from prune2deploy.models.layers import filters
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ FAMILIES = (Family(
     blocks=blocks,
     fixed=lambda config: {
         "hidden_size": config.hidden_sizes[0], "activation": config.hidden_act, "norm": "pre",
-        "input": "i" + "x".join(map(str, config.image_size)) + f"p{config.patch_size}", "outputs": config.num_labels,
+        "input": "i" + "x".join(map(str, config.image_size)) + f"p{config.patch_size}", "outputs": outputs_of(config),
     },
     any_size=True,
 ),)  # fmt: skip

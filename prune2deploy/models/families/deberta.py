@@ -4,7 +4,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prune2deploy.models.block import Block, Cut, size_of_heads
-from prune2deploy.models.family import Family
+from prune2deploy.models.families.bert import BERTS_LM
+from prune2deploy.models.family import Family, outputs_of, text_heads
 from prune2deploy.models.layers import filters, heads, in_every_layer, post_norm_inside
 
 if TYPE_CHECKING:
@@ -54,17 +55,17 @@ def fixed(config: "DebertaConfig | DebertaV2Config") -> dict[str, str | int]:
     return {
         "hidden_size": config.hidden_size, "activation": config.hidden_act, "norm": "post", "positions": positions,
         "reach": getattr(config, "position_buckets", -1), "convolution": getattr(config, "conv_kernel_size", 0),
-        "outputs": config.num_labels,
+        "outputs": outputs_of(config),
     }  # fmt: skip
 
 
 PRETRAINING = (r"^(lm_predictions|mask_predictions|cls)\.",)
 FAMILIES = (
     Family(
-        "deberta", {"DebertaForSequenceClassification": "classifier"}, blocks, fixed, PRETRAINING, may_lack_segments=True,
+        "deberta", text_heads("Deberta", "classifier", BERTS_LM), blocks, fixed, PRETRAINING, may_lack_segments=True,
     ),
     Family(
-        "deberta-v2", {"DebertaV2ForSequenceClassification": "classifier"}, blocks_of_v2, fixed, PRETRAINING,
+        "deberta-v2", text_heads("DebertaV2", "classifier", BERTS_LM), blocks_of_v2, fixed, PRETRAINING,
         may_lack_segments=True,
     ),
 )  # fmt: skip

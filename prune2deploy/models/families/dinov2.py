@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from prune2deploy.models.block import Block, size_of_heads
-from prune2deploy.models.family import Family
+from prune2deploy.models.family import Family, outputs_of
 from prune2deploy.models.layers import filters, heads, in_every_layer, pre_norm
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def fixed(config: "Dinov2Config") -> dict[str, str | int]:
     return {
         "hidden_size": config.hidden_size, "activation": "silu" if config.use_swiglu_ffn else config.hidden_act,
         "norm": "pre", "input": f"i{config.image_size}p{config.patch_size}" + (f"r{registers}" if registers else ""),
-        "ffn": "gated" if config.use_swiglu_ffn else "plain", "outputs": config.num_labels,
+        "ffn": "gated" if config.use_swiglu_ffn else "plain", "outputs": outputs_of(config),
     }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from prune2deploy.models.block import Block, size_of_heads
-from prune2deploy.models.family import Family
+from prune2deploy.models.family import Family, outputs_of, text_heads
 from prune2deploy.models.layers import filters, heads, in_every_layer, post_norm
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ def blocks(config: "DistilBertConfig") -> list[Block]:
 
 FAMILIES = (Family(
     model_type="distilbert",
-    heads={"DistilBertForSequenceClassification": "classifier"},
+    heads=text_heads("DistilBert", "classifier", "vocab_projector"),
     blocks=blocks,
     unused=(r"^vocab_",),  # of the pretraining
     fixed=lambda config: {
-        "hidden_size": config.dim, "activation": config.activation, "norm": "post", "outputs": config.num_labels,
+        "hidden_size": config.dim, "activation": config.activation, "norm": "post", "outputs": outputs_of(config),
     },
 ),)  # fmt: skip

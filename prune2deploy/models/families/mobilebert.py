@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prune2deploy.models.block import Block, size_of_heads
-from prune2deploy.models.family import Family
+from prune2deploy.models.family import Family, outputs_of, text_heads
 from prune2deploy.models.layers import filters, heads, in_every_layer, post_norm_inside
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ def blocks(config: "MobileBertConfig") -> list[Block]:
 
 FAMILIES = (Family(
     model_type="mobilebert",
-    heads={"MobileBertForSequenceClassification": "classifier"},
+    heads=text_heads("MobileBert", "classifier"),
     blocks=blocks,
     unused=(r"^cls\.",),  # of the pretraining
     fixed=lambda config: {
         "hidden_size": config.hidden_size, "activation": config.hidden_act, "norm": config.normalization_type,
-        "narrow": config.true_hidden_size, "shared": str(config.key_query_shared_bottleneck), "outputs": config.num_labels,
+        "narrow": config.true_hidden_size, "shared": str(config.key_query_shared_bottleneck), "outputs": outputs_of(config),
     },
 ),)  # fmt: skip

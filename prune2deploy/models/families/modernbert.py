@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prune2deploy.models.block import Block, size_of_heads
-from prune2deploy.models.family import Family
+from prune2deploy.models.family import Family, outputs_of, text_heads
 from prune2deploy.models.layers import filters, heads, in_every_layer, pre_norm
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ def blocks(config: "ModernBertConfig") -> list[Block]:
 
 FAMILIES = (Family(
     model_type="modernbert",
-    heads={"ModernBertForSequenceClassification": "classifier"},
+    heads=text_heads("ModernBert", "classifier", "decoder"),
     blocks=blocks,
     fixed=lambda config: {
         "hidden_size": config.hidden_size, "activation": config.hidden_activation, "norm": "pre",
-        "window": config.sliding_window, "outputs": config.num_labels,
+        "window": config.sliding_window, "outputs": outputs_of(config),
     },
 ),)  # fmt: skip

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from prune2deploy.models.block import Block, Given, size_of_heads
 from prune2deploy.models.families.bert import fixed
-from prune2deploy.models.family import Family
+from prune2deploy.models.family import Family, text_heads
 from prune2deploy.models.layers import filters, heads, in_every_layer, post_norm, post_norm_inside
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def blocks(config: "MPNetConfig") -> list[Block]:
 
 FAMILIES = (Family(
     model_type="mpnet",
-    heads={"MPNetForSequenceClassification": "classifier.out_proj"},
+    heads=text_heads("MPNet", "classifier.out_proj", "lm_head.decoder"),
     blocks=blocks,
     unused=(r"^lm_head\.", r"^mpnet\.pooler\."),
     fixed=fixed,

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from prune2deploy.models.block import Block, size_of_heads
-from prune2deploy.models.families.bert import fixed
-from prune2deploy.models.family import Family
+from prune2deploy.models.families.bert import BERTS_LM, fixed
+from prune2deploy.models.family import Family, text_heads
 from prune2deploy.models.layers import filters, heads, in_every_layer, post_norm
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ def blocks(config: "NomicBertConfig") -> list[Block]:
 
 FAMILIES = (Family(
     model_type="nomic_bert",
-    heads={"NomicBertForSequenceClassification": "classifier"},
+    heads={
+        name: path for name, path in text_heads("NomicBert", "classifier", BERTS_LM).items()
+        if not name.endswith("ForQuestionAnswering")  # which transformers has not
+    },
     blocks=blocks,
     unused=(r"^cls\.",),  # of the pretraining
     fixed=fixed,

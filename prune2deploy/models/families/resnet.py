@@ -7,7 +7,7 @@ a product of both widths, which no sum of blocks predicts.
 from typing import TYPE_CHECKING
 
 from prune2deploy.models.block import Block, Cut, StandIn, stages_of
-from prune2deploy.models.family import Family
+from prune2deploy.models.family import Family, outputs_of
 
 if TYPE_CHECKING:
     from transformers import ResNetConfig
@@ -44,6 +44,6 @@ FAMILIES = (Family(
     any_size=True,
     fixed=lambda config: {
         "hidden_size": config.hidden_sizes[0], "activation": config.hidden_act, "norm": "batch", "layer": config.layer_type,
-        "input": "i" + "x".join(map(str, config.image_size)), "stem": config.embedding_size, "outputs": config.num_labels,
+        "input": "i" + "x".join(map(str, config.image_size)), "stem": config.embedding_size, "outputs": outputs_of(config),
     },
 ),)  # fmt: skip

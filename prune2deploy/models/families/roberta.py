@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from prune2deploy.models.families.bert import blocks, fixed
-from prune2deploy.models.family import Family
+from prune2deploy.models.family import Family, text_heads
 
 if TYPE_CHECKING:
     from transformers import RobertaConfig
@@ -16,7 +16,7 @@ def longest(config: "RobertaConfig") -> int:
 
 def family(model_type: str, name: str) -> Family:
     """One of RoBERTa's kin, whose classes begin with `name`."""
-    heads = {f"{name}ForSequenceClassification": "classifier.out_proj"}
+    heads = text_heads(name, "classifier.out_proj", "lm_head.decoder")
     return Family(model_type, heads, blocks, fixed, unused=(r"^lm_head\.", r"^roberta\.pooler\."), longest=longest)
 
 

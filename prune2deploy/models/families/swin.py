@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from prune2deploy.models.block import Block, Cut, StandIn, size_of_heads, stages_of
-from prune2deploy.models.family import Family
+from prune2deploy.models.family import Family, outputs_of
 
 if TYPE_CHECKING:
     from transformers import SwinConfig
@@ -46,6 +46,6 @@ FAMILIES = (Family(
     blocks=blocks,
     fixed=lambda config: {
         "hidden_size": config.embed_dim, "activation": config.hidden_act, "norm": "pre",
-        "input": f"i{config.image_size}p{config.patch_size}w{config.window_size}", "outputs": config.num_labels,
+        "input": f"i{config.image_size}p{config.patch_size}w{config.window_size}", "outputs": outputs_of(config),
     },
 ),)  # fmt: skip

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from prune2deploy.models.block import Block, size_of_heads
-from prune2deploy.models.family import Family
+from prune2deploy.models.family import Family, outputs_of
 from prune2deploy.models.layers import filters, heads, in_every_layer, pre_norm
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def fixed(config: "ViTConfig") -> dict[str, str | int]:
     """See Family."""
     return {
         "hidden_size": config.hidden_size, "activation": config.hidden_act, "norm": "pre",
-        "input": f"i{config.image_size}p{config.patch_size}", "outputs": config.num_labels,
+        "input": f"i{config.image_size}p{config.patch_size}", "outputs": outputs_of(config),
     }  # fmt: skip
 
 

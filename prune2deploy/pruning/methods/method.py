@@ -70,7 +70,9 @@ class Method(ABC):
         """Where the labels that statistics are taken with come from."""
         if not self.reads_labels:
             return "not used"
-        return "given" if self.calibration.samples.labels is not None else "drawn from the dense model's own predictions"
+        samples, task = self.calibration.samples, self.calibration.task
+        given = samples.batch([0]).labels
+        return "given" if given is not None and task.targets(given) else "drawn from the dense model's own predictions"
 
     def masked(self, plan: Plan) -> "PreTrainedModel":
         """A copy of the dense model with everything that `plan` drops masked.

@@ -95,11 +95,10 @@ def mask_gradients(
             size = len(next(iter(inputs.values())))
             masks.update({block: torch.ones(size, block.units, requires_grad=True) for block in blocks})
             outputs, counted = task.said(model, inputs), batch.counts()
-            if batch.labels is None:
+            labels = None if batch.labels is None else task.targets(batch.labels)
+            if labels is None:
                 known = {name: tensor.detach() for name, tensor in outputs.items()}
                 labels = task.objective.sampled_labels(known, batch_generator(calibration.seed, number), counted)
-            else:
-                labels = task.targets(batch.labels)
             loss = task.objective.losses(outputs, labels, counted).sum()
             if not torch.isfinite(loss):
                 raise InputError(f"data {task.data.path!r}: the dense model's loss is not finite on some samples")

@@ -11,13 +11,17 @@ from tokenizers import Tokenizer
 
 
 class Preprocessor:
-    """The model's own tokenizer, as `tokenizer.json` and `preprocessing.json` in `directory` say."""
+    """The model's own tokenizer, as `tokenizer.json` and `preprocessing.json` in `directory` say.
+
+    Where these ask for `offsets`, it says which characters of the text each token is, -1 where it is none of it.
+    """
 
     def __init__(self, directory: Path):
         settings = json.loads((directory / "preprocessing.json").read_text(encoding="utf-8"))
         self.columns: list[str] = settings["columns"]
         self.padding: dict[str, int] = settings["padding"]
         self.lengths: list[int] = settings["lengths"]
+        self.offsets: bool = settings.get("offsets", False)
         self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         self.tokenizer.encode_special_tokens = settings.get("split_special_tokens", False)
         self.tokenizer.no_padding()
@@ -32,13 +36,16 @@ class Preprocessor:
         longest = max((len(encoding.ids) for encoding in encodings), default=0)
         length = next(each for each in self.lengths if each >= longest)
         arrays = {name: np.full((len(rows), length), value, dtype=np.int64) for name, value in self.padding.items()}
+        offsets = np.full((len(rows), length, 2), -1, dtype=np.int64)
         for row, encoding in enumerate(encodings):
+            own = np.flatnonzero(np.logical_not(encoding.special_tokens_mask))
+            offsets[row, own] = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)[own]
             parts = {
                 "input_ids": encoding.ids, "attention_mask": encoding.attention_mask, "token_type_ids": encoding.type_ids
             }  # fmt: skip
             for name, array in arrays.items():
                 array[row, : len(encoding.ids)] = parts[name]
-        return arrays
+        return {**arrays, "OFFSETS": offsets} if self.offsets else arrays
 
 
 def decoded(text: bytes) -> str:
