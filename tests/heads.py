@@ -25,7 +25,8 @@ def labels(names):
 
 def save_model(task, directory):
     """A random model for `task`, its tokenizer, and what sentence-transformers puts beside an embedder."""
-    sizes = {**tiny.SIZES, "vocab_size": len(tiny.SPECIAL) + len(tiny.WORDS) + len(tiny.PIECES), "max_position_embeddings": 32}
+    vocabulary = len(tiny.SPECIAL) + len(tiny.WORDS) + len(tiny.PIECES)
+    sizes = {**tiny.SIZES, "vocab_size": vocabulary, "max_position_embeddings": 32}
     more = {
         "multi-label": {**labels(MOODS), "problem_type": "multi_label_classification"},
         "token-classification": labels(TAGS), "reranking": labels(["LABEL_0"]),
@@ -67,7 +68,7 @@ def rows(task, model_dir, count, seed):
 
 
 def asking(model_dir):
-    """(the tokenizer, the model as a function from its inputs)."""
+    """The model as a function of texts."""
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     name = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))["architectures"][0]
     model = getattr(transformers, name).from_pretrained(model_dir).eval()
@@ -76,11 +77,11 @@ def asking(model_dir):
         with torch.no_grad():
             return model(**tokenizer(*texts, return_tensors="pt", truncation=True, **options))
 
-    return tokenizer, ask
+    return ask
 
 
 def moods(model_dir, count, rng):
-    _, ask = asking(model_dir)
+    ask = asking(model_dir)
     found = []
     for number in range(count):
         text = tiny.sentence(rng)
@@ -90,7 +91,7 @@ def moods(model_dir, count, rng):
 
 
 def tagged(model_dir, count, rng):
-    tokenizer, ask = asking(model_dir)
+    ask = asking(model_dir)
     found = []
     for number in range(count):
         words = tiny.sentence(rng).split()
@@ -123,7 +124,7 @@ def searched(model_dir, count, rng):
 
 
 def ranked(model_dir, count, rng):
-    _, ask = asking(model_dir)
+    ask = asking(model_dir)
     found = []
     for number in range(count // 4):
         query, passages = tiny.sentence(rng), [tiny.sentence(rng) for _ in range(4)]

@@ -102,6 +102,8 @@ def model_of(family, head=None):
 
     config = copy.deepcopy(CONFIGURATIONS[family])
     config.architectures = [head or next(iter(families()[family].heads))]
+    if config.architectures[0].endswith("ForQuestionAnswering"):
+        config.num_labels = 2
     config._attn_implementation = "eager"
     if families()[family].any_size:
         config.image_size = [IMAGE, IMAGE]  # as its processor has it
@@ -119,9 +121,22 @@ def model_of(family, head=None):
 
 
 def is_text(family):
-    from prune2deploy.models.family import families
+    config = CONFIGURATIONS[family]
+    return hasattr(config, "vocab_size")
 
-    return not any("ForImage" in head for head in families()[family].heads)
+
+def of_images(family):
+    return not is_text(family)
+
+
+def save_processor_of(model, directory):
+    """What makes the inputs of `model`."""
+    if hasattr(model.config, "vocab_size"):
+        names = ["input_ids", *(["token_type_ids"] if model.config.model_type in ("bert", "albert") else []), "attention_mask"]
+        save_tokenizer(directory, names)
+        return
+    size = getattr(model.config, "vision_config", model.config).image_size
+    save_processor(directory, size if isinstance(size, int) else size[0])
 
 
 def save(family, directory):
@@ -130,12 +145,8 @@ def save(family, directory):
 
     model = model_of(family)
     model.save_pretrained(directory)
-    if is_text(family):
-        names = ["input_ids", *(["token_type_ids"] if family in ("bert", "albert") else []), "attention_mask"]
-        save_tokenizer(directory, names)
-    else:
-        size = getattr(model.config, "vision_config", model.config).image_size
-        save_processor(directory, size if isinstance(size, int) else size[0])
+    save_processor_of(model, directory)
+    if of_images(family):
         if families()[family].any_size:  # as published: config.json says nothing of images, or what is not so
             config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
             del config["image_size"]

@@ -39,14 +39,17 @@ class Family:
     longest: Callable[[Any], int | None] = lambda config: getattr(config, "max_position_embeddings", None)
 
 
-def text_heads(name: str, classifier: str, masked_lm: str | None = None) -> dict[str, str]:
+def text_heads(
+    name: str, classifier: str, masked_lm: str | None = None, spans: str | None = "qa_outputs"
+) -> dict[str, str]:
     """The classes for texts that begin with `name`, each with its last projection.
 
-    `classifier`: that of sequence classification; `masked_lm`: of the masked language model, where there is one that works.
+    `classifier`: that of sequence classification; `masked_lm`, `spans`: of the masked language model and of question
+    answering, None where there is none that works.
     """
     heads = {
-        "ForSequenceClassification": classifier, "ForTokenClassification": "classifier",
-        "ForQuestionAnswering": "qa_outputs", "ForMaskedLM": masked_lm, "Model": "",
+        "ForSequenceClassification": classifier, "ForTokenClassification": "classifier", "ForQuestionAnswering": spans,
+        "ForMaskedLM": masked_lm, "Model": "",
     }  # fmt: skip
     return {f"{name}{suffix}": path for suffix, path in heads.items() if path is not None}
 

@@ -73,7 +73,10 @@ class SentenceModules:
         pooled = torch.cat([POOL[mode](hidden, mask[..., None].to(hidden.dtype)) for mode in self.modes], dim=-1)
         for dense in self.dense:
             pooled = dense(pooled)
-        return pooled / pooled.norm(dim=-1, keepdim=True).clamp_min(LENGTH) if self.normalise else pooled
+        if not self.normalise:
+            return pooled
+        # ONNX Runtime's optimizer gives up on graphs with the operator that `norm` becomes
+        return pooled / pooled.square().sum(-1, keepdim=True).sqrt().clamp_min(LENGTH)
 
 
 def _last(hidden: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":

@@ -1,6 +1,7 @@
 """Extractive question answering: which stretch of a context answers a question."""
 
 import functools
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,7 +13,7 @@ from prune2deploy.errors import InputError
 from prune2deploy.files import pretty_json, write_text
 from prune2deploy.tasks.base import ANSWERING_FILE, Arrays, Labels, Metrics, RawSample, Run, Samples, Serving
 from prune2deploy.tasks.classification import guess_label
-from prune2deploy.tasks.objectives import Joint, Outputs, Pointer
+from prune2deploy.tasks.objectives import NEVER, Joint, Outputs, Pointer
 from prune2deploy.tasks.own_tokenizer import TYPES
 from prune2deploy.tasks.rows import first_called
 from prune2deploy.tasks.spans import LONGEST_ANSWER, Agreement, SquadMetric, Window
@@ -186,7 +187,9 @@ class QuestionAnswering(FromTexts):
 
     def predictions(self, outputs: Outputs) -> np.ndarray:
         """The likeliest start and end of each sample, [n, 2]."""
-        return np.stack([outputs[name].values.argmax(-1) for name in self.outputs], axis=1)
+        found = [outputs[name] for name in self.outputs]
+        counting = [each.values if each.counted is None else np.where(each.counted, each.values, NEVER) for each in found]
+        return np.stack([logits.argmax(-1) for logits in counting], axis=1)
 
     def constant(self, labels: Labels) -> Run:
         """See Task: the whole context, as far as an answer goes."""
@@ -263,6 +266,11 @@ def _there(answer: Right, context: str) -> bool:
 
 def _read(value: Any) -> list[Right] | None:
     """The answers that a cell holds: a text, several, or what SQuAD has; None for what is none of these."""
+    if isinstance(value, bytes):  # what a column of JSON is kept as where its rows are of several kinds
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return None
     if value is None:
         return []
     if isinstance(value, str):

@@ -10,6 +10,7 @@ import numpy as np
 
 from prune2deploy.tasks.base import Arrays
 from prune2deploy.tasks.metrics import Metric
+from prune2deploy.tasks.objectives import NEVER
 from prune2deploy.tasks.paired import WHOLE
 
 BEST = 20  # starts and ends that are tried with each other
@@ -43,17 +44,17 @@ class Window:
 def best_span(start: np.ndarray, end: np.ndarray, spans: Sequence[tuple[int, int] | None]) -> Span | None:
     """The stretch of at most `LONGEST_ANSWER` tokens whose ends have the highest logits together; None where there is none.
 
-    `start`, `end`: logits [tokens], of which the `BEST` are looked at, as in SQuAD's example.
+    `start`, `end`: logits [tokens or more], of which the `BEST` of the context are looked at.
     """
-    starts, ends = (np.argsort(-logits[: len(spans)], kind="stable")[:BEST] for logits in (start, end))
+    inside = np.flatnonzero([span is not None for span in spans])
+    starts, ends = (inside[np.argsort(-logits[inside], kind="stable")[:BEST]] for logits in (start, end))
     best: Span | None = None
     for first in starts.tolist():
         for last in ends.tolist():
-            begins, stops = spans[first], spans[last]
-            if begins is None or stops is None or not first <= last < first + LONGEST_ANSWER:
-                continue
-            score = float(start[first] + end[last])
-            if best is None or score > best[0]:
+            begins, stops, score = spans[first], spans[last], float(start[first] + end[last])
+            if first <= last < first + LONGEST_ANSWER and (best is None or score > best[0]):
+                assert begins is not None
+                assert stops is not None
                 best = (score, begins[0], stops[1])
     return best
 
@@ -126,8 +127,7 @@ class Agreement(Metric):
 
     def _of_samples(self, outputs: Arrays, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
         """1 where all are right, of each."""
-        least = np.finfo(np.float64).min
-        rows = [outputs[name] if counted is None else np.where(counted, outputs[name], least) for name in self.outputs]
+        rows = [outputs[name] if counted is None else np.where(counted, outputs[name], NEVER) for name in self.outputs]
         said = np.stack([row.argmax(-1) for row in rows], axis=1)
         return (said == labels).all(1, keepdims=True).astype(np.float64)
 

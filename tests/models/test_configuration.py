@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from prune2deploy.errors import InputError
 from prune2deploy.models.checkpoint import load_dense
 from prune2deploy.models.configuration import load_config, worth_a_look
 from prune2deploy.models.family import families, family_named
+from prune2deploy.tasks.multi_label import MultiLabel
+from prune2deploy.tasks.registry import task_for
 
 
 def change(directory, **values):
@@ -56,7 +59,7 @@ def test_labels_that_nobody_wrote_down_must_fit_the_head(dense_copy):
     [
         ({"problem_type": "regression"}, "problem_type is regression, and the model has 3 outputs"),
         ({"function_to_apply": "relu"}, "function_to_apply is relu"),
-        ({"sbert_ce_default_activation_function": "torch.nn.modules.activation.Tanh"}, "what works is softmax, none or sigmoid"),
+        ({"sbert_ce_default_activation_function": "torch.nn.modules.activation.Tanh"}, "what works is softmax, none or sig"),
         ({"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh"}}, "activation_fn is"),
     ],
 )
@@ -151,7 +154,8 @@ def test_names_that_the_pipeline_does_not_use_are_told(dense_copy, id2label):
         ({"num_attention_heads": 5}, "equal shares of hidden_size"), ({"head_dim": 16}, "4 heads of 16"),
         ({"hidden_act": "selu2"}, "the activation 'selu2' is none that transformers knows"),
         ({"architectures": None}, "which class the model"),
-        ({"architectures": []}, "such as BertForSequenceClassification"), ({"architectures": "BertLMHeadModel"}, "is a BertLMHeadModel"),
+        ({"architectures": []}, "such as BertForSequenceClassification"),
+        ({"architectures": "BertLMHeadModel"}, "is a BertLMHeadModel"),
         ({"sentence_transformers": "4.0", "problem_type": "regression"}, "problem_type is regression"),
     ],
 )  # fmt: skip

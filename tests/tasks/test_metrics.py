@@ -1,86 +1,103 @@
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score
+import torch
+from sklearn.metrics import f1_score, matthews_corrcoef
 
-from prune2deploy.tasks.metrics import Accuracy
+from prune2deploy.tasks.metrics import (
+    Correlation,
+    CosineToDense,
+    MacroF1,
+    Matthews,
+    MultiLabelF1,
+    PseudoPerplexity,
+    SquaredError,
+    logit,
+)
 from prune2deploy.tasks.objectives import IGNORED
+from prune2deploy.tasks.paired import loss_between
 
 
-def random_case(n=300, positions=6, classes=4, seed=0):
-    """Outputs that are right half of the time, labels of which some are ignored, and which positions are no padding."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(classes, size=(n, positions))
-    outputs = rng.normal(0, 1, size=(n, positions, classes)) + np.eye(classes)[labels]
-    labels[rng.random(labels.shape) < 0.2] = IGNORED
-    return outputs, labels, np.arange(positions) < rng.integers(1, positions + 1, size=(n, 1))
-
-
-def fed(metric, outputs, labels, counted=None, size=64):
-    for start in range(0, len(outputs), size):
-        of = slice(start, start + size)
-        metric.update({"logits": outputs[of]}, labels[of], None if counted is None else counted[of])
+def filled(metric, output, labels, name="logits", parts=3):
+    for places in np.array_split(np.random.default_rng(9).permutation(len(labels)), parts):
+        metric.update({name: output[places]}, labels[places], None, places.tolist())
     return metric
 
 
-def test_accuracy_is_that_of_scikit_learn_with_the_error_of_a_proportion_of_two_samples_more():
-    outputs, labels = random_case()[0][:, 0], np.random.default_rng(1).integers(4, size=300)
-    metric = fed(Accuracy("logits"), outputs, labels)
-    score, wanted = metric.score(), accuracy_score(labels, outputs.argmax(-1))
-    assert (score.metric, score.value, score.n) == ("accuracy", 100 * wanted, 300)
-    share = (300 * wanted + 1) / 302  # one that is right and one that is wrong
-    assert score.standard_error == pytest.approx(100 * (share * (1 - share) / 302) ** 0.5)
-    assert np.array_equal(metric.points, 100.0 * (outputs.argmax(-1) == labels))
+@pytest.fixture
+def classes():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(60, 4)), rng.choice(4, size=60, p=[0.7, 0.1, 0.1, 0.1])
 
 
-def test_accuracy_of_positions_is_that_of_all_that_count():
-    outputs, labels, counted = random_case()
-    answers = counted & (labels != IGNORED)
-    for mask, given in ((answers, counted), (labels != IGNORED, None)):
-        metric = fed(Accuracy("logits", per_position=True), outputs, labels, given)
-        wanted = accuracy_score(labels[mask], outputs.argmax(-1)[mask])
-        assert metric.score().value == pytest.approx(100 * wanted)
-        assert metric.score().n == 300
-        assert metric.points.mean() == pytest.approx(100 * wanted)
-    outputs[~answers] = np.nan
-    assert fed(Accuracy("logits", True), outputs, labels, counted).score().value == pytest.approx(
-        100 * accuracy_score(labels[answers], outputs.argmax(-1)[answers])
+def test_macro_f1_and_matthews_are_those_of_scikit_learn(classes):
+    logits, labels = classes
+    said = logits.argmax(-1)
+    assert filled(MacroF1("logits"), logits, labels).score().value == pytest.approx(
+        100 * f1_score(labels, said, average="macro")
     )
+    assert filled(Matthews("logits"), logits, labels).score().value == pytest.approx(100 * matthews_corrcoef(labels, said))
 
 
-def test_standard_error_is_how_much_accuracy_of_positions_varies_over_resamples():
-    outputs, labels, counted = random_case()
-    outputs[::3] = np.eye(4)[np.where(labels[::3] == IGNORED, 0, labels[::3])]  # positions of a sample err together
-    metric = fed(Accuracy("logits", per_position=True), outputs, labels, counted)
-    rng, numbers = np.random.default_rng(0), metric.numbers
-    spread = np.std([metric.value(numbers[rng.integers(300, size=300)]) for _ in range(4000)])
-    assert metric.score().standard_error == pytest.approx(spread, rel=0.05)
+def test_one_answer_to_everything_has_no_correlation(classes):
+    logits, labels = classes
+    same = np.zeros_like(logits)
+    assert filled(Matthews("logits"), same, labels).score().value == 0
+    assert filled(MacroF1("logits"), same, labels).score().value < 30
 
 
-@pytest.mark.parametrize("per_position", [False, True])
-def test_points_of_two_models_differ_by_what_their_scores_differ(per_position):
-    outputs, labels, counted = random_case()
-    other = outputs + np.random.default_rng(2).normal(0, 0.3, size=outputs.shape)
-    if not per_position:
-        outputs, other, labels, counted = outputs[:, 0], other[:, 0], np.maximum(labels[:, 0], 0), None
-    first, second = (fed(Accuracy("logits", per_position), each, labels, counted) for each in (outputs, other))
-    lost = first.points - second.points
-    assert lost.mean() == pytest.approx(first.score().value - second.score().value)
-    assert 0 < lost.std() < first.points.std()
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("micro", [True, False])
+def test_multi_label_f1_is_that_of_scikit_learn(threshold, micro):
+    rng = np.random.default_rng(1)
+    logits, labels = rng.normal(size=(50, 5)), (rng.random((50, 5)) > 0.7).astype(np.float32)
+    said = 1 / (1 + np.exp(-logits)) >= threshold
+    wanted = f1_score(labels, said, average="micro" if micro else "macro")
+    score = filled(MultiLabelF1("logits", threshold, micro), logits, labels).score()
+    assert score.value == pytest.approx(100 * wanted)
+    assert score.standard_error > 0
 
 
-def test_only_two_numbers_a_sample_are_kept():
-    outputs, labels, counted = random_case()
-    metric = fed(Accuracy("logits", per_position=True), outputs, labels, counted)
-    assert metric.numbers.shape == (300, 2)
-    for kept in metric._kept:
-        assert kept.base is None or kept.base.size <= 2 * len(kept), "nor is a larger array held by a view"
+def test_labels_that_never_come_are_left_out_of_the_mean():
+    logits = np.full((4, 2), -5.0)
+    logits[:, 0] = 5
+    labels = np.array([[1, 0]] * 4)
+    assert filled(MultiLabelF1("logits", 0.5, micro=False), logits, labels).score().value == 100
+    assert filled(MultiLabelF1("logits", 0.5, micro=False), -5 * np.ones((4, 2)), 0 * labels).score().value == 0
 
 
-def test_batches_may_be_of_any_size_and_length():
-    outputs, labels, counted = random_case()
-    whole = fed(Accuracy("logits", per_position=True), outputs, labels, counted, size=300).score()
-    metric = Accuracy("logits", per_position=True)
-    for row, mask in enumerate(counted):
-        length = mask.sum()
-        metric.update({"logits": outputs[row : row + 1, :length]}, labels[row : row + 1, :length], mask[None, :length])
-    assert metric.score() == whole
+def test_logit_is_the_inverse_of_the_sigmoid():
+    assert 1 / (1 + np.exp(-logit(0.3))) == pytest.approx(0.3)
+
+
+def test_of_squared_errors_less_is_better():
+    rng = np.random.default_rng(2)
+    labels = rng.normal(size=40)
+    good, bad = labels[:, None] + 0.1, labels[:, None] + 2 * rng.normal(size=(40, 1))
+    before, after = filled(SquaredError("logits"), good, labels), filled(SquaredError("logits"), bad, labels)
+    assert before.score().value == pytest.approx(0.01)
+    lost = loss_between(before, after)
+    assert lost.points == pytest.approx(after.score().value - 0.01)
+    assert 0 < lost.standard_error < after.score().value
+    assert before.worse(2.0, 1.0)
+    assert not Correlation("logits").worse(2.0, 1.0)
+    assert loss_between(after, before).points < 0
+
+
+def test_pseudo_perplexity_is_that_of_the_cross_entropy():
+    rng = np.random.default_rng(3)
+    logits, labels = rng.normal(size=(8, 6, 11)).astype(np.float32), rng.integers(0, 11, (8, 6))
+    labels[rng.random((8, 6)) > 0.4] = IGNORED
+    nats = torch.nn.functional.cross_entropy(torch.tensor(logits).flatten(0, 1), torch.tensor(labels).flatten())
+    score = filled(PseudoPerplexity("logits"), logits, labels).score()
+    assert score.value == pytest.approx(float(nats.exp()), rel=1e-5)
+    assert score.standard_error > 0
+
+
+def test_cosine_to_the_dense_model():
+    rng = np.random.default_rng(4)
+    vectors, others = rng.normal(size=(20, 7)), rng.normal(size=(20, 7))
+    metric = filled(CosineToDense("vector"), vectors, others, "vector")
+    wanted = torch.nn.functional.cosine_similarity(torch.tensor(vectors), torch.tensor(others))
+    assert metric.score().value == pytest.approx(100 * float(wanted.mean()))
+    np.testing.assert_allclose(metric.points, 100 * wanted)
+    assert filled(CosineToDense("vector"), vectors, 3 * vectors, "vector").score().value == pytest.approx(100)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from prune2deploy.models.block import Block, Cut, size_of_heads
 from prune2deploy.models.families.bert import BERTS_LM
-from prune2deploy.models.family import Family, outputs_of, text_heads
+from prune2deploy.models.family import Family, class_of, outputs_of, text_heads
 from prune2deploy.models.layers import filters, heads, in_every_layer, post_norm_inside
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ def blocks_of_v2(config: "DebertaV2Config") -> list[Block]:
 
 def with_attention(config: "DebertaConfig | DebertaV2Config", attention: Block) -> list[Block]:
     """Every block of a model whose layers have this `attention`."""
+    if class_of(config).endswith("ForMaskedLM") and not getattr(config, "legacy", True):
+        raise ValueError("legacy is false, and only the masked language model with legacy's head works")
     attention = replace(
         post_norm_inside(attention, "attention.self", span="attention", tuple_of=2), entry="attention.self",
         attributes=("attention.self.num_attention_heads",),

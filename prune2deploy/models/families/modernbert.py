@@ -28,7 +28,7 @@ def blocks(config: "ModernBertConfig") -> list[Block]:
 
 FAMILIES = (Family(
     model_type="modernbert",
-    heads=text_heads("ModernBert", "classifier", "decoder"),
+    heads=text_heads("ModernBert", "classifier", "decoder", "classifier"),
     blocks=blocks,
     fixed=lambda config: {
         "hidden_size": config.hidden_size, "activation": config.hidden_activation, "norm": "pre",

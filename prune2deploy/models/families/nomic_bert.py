@@ -24,10 +24,7 @@ def blocks(config: "NomicBertConfig") -> list[Block]:
 
 FAMILIES = (Family(
     model_type="nomic_bert",
-    heads={
-        name: path for name, path in text_heads("NomicBert", "classifier", BERTS_LM).items()
-        if not name.endswith("ForQuestionAnswering")  # which transformers has not
-    },
+    heads=text_heads("NomicBert", "classifier", BERTS_LM, spans=None),
     blocks=blocks,
     unused=(r"^cls\.",),  # of the pretraining
     fixed=fixed,

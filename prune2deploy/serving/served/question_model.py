@@ -73,21 +73,21 @@ class TritonPythonModel:
 def best_of(windows: list[tuple[np.ndarray, np.ndarray, np.ndarray]], longest: int, may_have_none: bool) -> Any:
     """(probability, first character, last) of the stretch whose ends have the highest logits, over `windows` of a context.
 
-    The probability is that of both ends, by softmax over the window's tokens. (0, 0) where there is none, or, where there
-    `may_have_none`, the first token has higher logits in every window.
+    The probability is that of both ends, by softmax over the context's tokens in the window, and the first of all. (0, 0)
+    where there is no such stretch, or, where there `may_have_none`, the first token has higher logits in every window.
     """
     best, none = (-np.inf, 0.0, 0, 0), np.inf
     for start, end, spans in windows:
-        real = spans[:, 0] >= 0
-        within = np.flatnonzero(real | (np.arange(len(real)) == 0))
+        inside = np.flatnonzero(spans[:, 0] >= 0)
+        within = np.append(inside, 0)
         odds = [np.exp(logits - logits[within].max()) for logits in (start, end)]
         sums = [each[within].sum() for each in odds]
         none = min(none, float(start[0] + end[0]))
-        starts, ends = (np.argsort(-logits, kind="stable")[:BEST] for logits in (start, end))
+        starts, ends = (inside[np.argsort(-logits[inside], kind="stable")[:BEST]] for logits in (start, end))
         for first in starts.tolist():
             for last in ends.tolist():
                 score = float(start[first] + end[last])
-                if real[first] and real[last] and first <= last < first + longest and score > best[0]:
+                if first <= last < first + longest and score > best[0]:
                     share = float(odds[0][first] / sums[0] * odds[1][last] / sums[1])
                     best = (score, share, int(spans[first, 0]), int(spans[last, 1]))
     if may_have_none and none > best[0]:
