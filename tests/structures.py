@@ -24,12 +24,15 @@ from transformers import (
     BertConfig,
     CamembertConfig,
     CLIPConfig,
+    CLIPTextConfig,
+    CLIPVisionConfig,
     ConvNextConfig,
     DebertaConfig,
     DebertaV2Config,
     DeiTConfig,
     Dinov2Config,
     Dinov2WithRegistersConfig,
+    DINOv3ViTConfig,
     DistilBertConfig,
     ElectraConfig,
     LlamaConfig,
@@ -40,7 +43,10 @@ from transformers import (
     ResNetConfig,
     RobertaConfig,
     SiglipConfig,
+    SiglipTextConfig,
+    SiglipVisionConfig,
     SwinConfig,
+    T5Config,
     ViTConfig,
     XLMRobertaConfig,
 )
@@ -84,6 +90,15 @@ CONFIGURATIONS = {
     "dinov2_with_registers": Dinov2WithRegistersConfig(**PICTURE, mlp_ratio=2, num_register_tokens=2),
     "clip": CLIPConfig(**LABELS, vision_config={**NARROW, "image_size": 16, "patch_size": 4}, text_config=NARROW),
     "siglip": SiglipConfig(**LABELS, vision_config={**NARROW, "image_size": 16, "patch_size": 4}, text_config=NARROW),
+    "clip_text_model": CLIPTextConfig(**TEXT, **PLAIN, projection_dim=16, bos_token_id=2, eos_token_id=3),
+    "siglip_text_model": SiglipTextConfig(**TEXT, **PLAIN, projection_size=32, bos_token_id=2, eos_token_id=3),
+    "t5": T5Config(
+        **TEXT, d_model=32, d_kv=6, d_ff=48, num_layers=3, num_heads=4, relative_attention_num_buckets=8,
+        feed_forward_proj="gated-gelu",
+    ),
+    "clip_vision_model": CLIPVisionConfig(**NARROW, image_size=16, patch_size=4, projection_dim=24),
+    "siglip_vision_model": SiglipVisionConfig(**NARROW, image_size=16, patch_size=4),
+    "dinov3_vit": DINOv3ViTConfig(**PICTURE, num_register_tokens=2, use_gated_mlp=True, hidden_act="silu"),
     "convnext": ConvNextConfig(**LABELS, hidden_sizes=[8, 16], depths=[2, 2], num_stages=2, patch_size=4),
     "swin": SwinConfig(
         **LABELS, image_size=IMAGE, patch_size=2, embed_dim=16, depths=[2, 1], num_heads=[2, 4], window_size=4, mlp_ratio=2.0
@@ -121,17 +136,18 @@ def model_of(family, head=None):
 
 
 def is_text(family):
-    config = CONFIGURATIONS[family]
-    return hasattr(config, "vocab_size")
+    return not of_images(family)
 
 
 def of_images(family):
-    return not is_text(family)
+    from prune2deploy.models.family import families, takes_images
+
+    return families()[family].any_size or takes_images(CONFIGURATIONS[family])
 
 
 def save_processor_of(model, directory):
     """What makes the inputs of `model`."""
-    if hasattr(model.config, "vocab_size"):
+    if is_text(model.config.model_type):
         names = ["input_ids", *(["token_type_ids"] if model.config.model_type in ("bert", "albert") else []), "attention_mask"]
         save_tokenizer(directory, names)
         return
@@ -146,11 +162,10 @@ def save(family, directory):
     model = model_of(family)
     model.save_pretrained(directory)
     save_processor_of(model, directory)
-    if of_images(family):
-        if families()[family].any_size:  # as published: config.json says nothing of images, or what is not so
-            config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-            del config["image_size"]
-            (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    if families()[family].any_size:  # as published: config.json says nothing of images, or what is not so
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        del config["image_size"]
+        (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return directory
 
 
@@ -168,6 +183,24 @@ def save_with_data(family, root):
 
 def loaded(family, root, project):
     """(model, task) of what `save_with_data` wrote to `root`, in the directory `project`."""
-    kind = "text-classification" if is_text(family) else "image-classification"
-    changes = {} if is_text(family) else {"workload": [{"batch": 2}]}
-    return loaded_task(make_project(root / "model", root / "data", kind, project, **changes))
+    length = 32 if family == "siglip_text_model" else 8  # whose texts are all padded as far as it goes
+    point = {"batch": 2, "seq_len": length} if is_text(family) else {"batch": 2}
+    columns = {"text": "text"} if is_text(family) else {"image": "image"}
+    if not is_encoder(family):
+        columns["label"] = "label"
+    return loaded_task(make_project(
+        root / "model", root / "data", kind_of(family), project, data_columns=columns, workload=[point]
+    ))  # fmt: skip
+
+
+def is_encoder(family):
+    """Whether its first class has no head."""
+    from prune2deploy.models.family import families
+
+    return not next(iter(families()[family].heads.values()))
+
+
+def kind_of(family):
+    if is_encoder(family):
+        return "embeddings" if is_text(family) else "image-embeddings"
+    return "text-classification" if is_text(family) else "image-classification"

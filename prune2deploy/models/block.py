@@ -46,11 +46,16 @@ class StandIn:
 
 @dataclass(frozen=True)
 class Given:
-    """An argument of a module that is made elsewhere, for all of its units: those that are left get their slices."""
+    """An argument of a module that is made elsewhere, for all of its units: those that are left get their slices.
+
+    Where the module hands the argument on to the same module of the layers behind, they get it whole.
+    """
 
     path: str  # from the block's root
     argument: str
     axis: int = 1
+    handed_on: int | None = None  # the place in what the module returns; None: it does not
+    made_by: str = ""  # a method that makes it of a number of queries and of keys, where nobody does (the first layer)
 
 
 @dataclass(frozen=True)

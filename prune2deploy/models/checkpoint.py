@@ -232,7 +232,10 @@ def load(directory: str | Path) -> "PreTrainedModel":
 
 def drop_pooler_(model: "PreTrainedModel", has_weights: bool) -> None:
     """Remove, in place, the pooler of a model without a head where nothing reads it, or it `has_weights` of chance only."""
-    if not heads_of(model) and hasattr(model, "pooler") and (model.main_input_name == "input_ids" or not has_weights):
+    pooler = getattr(model, "pooler", None)
+    if heads_of(model) or pooler is None or not any(True for _ in pooler.parameters()):
+        return
+    if model.main_input_name == "input_ids" or not has_weights:
         model.pooler = None
 
 

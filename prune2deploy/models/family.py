@@ -35,6 +35,8 @@ class Family:
     fixed: Callable[[Any], dict[str, str | int]]  # what latency depends on beside the blocks: `hidden_size` and more
     unused: tuple[str, ...] = ()  # patterns of weights that checkpoints have beside a classifier's, and that it does not use
     may_lack_segments: bool = False  # whether a model without an embedding of segments takes no notice of segment ids
+    always_full: bool = False  # whether texts are padded as far as the model goes, and padding counts like any token
+    pools_itself: bool = False  # whether an encoder of texts has a vector of its own, and needs no pooling
     any_size: bool = False  # of images: the model's image processor says what comes
     longest: Callable[[Any], int | None] = lambda config: getattr(config, "max_position_embeddings", None)
 
@@ -91,6 +93,11 @@ def blocks_of(model: "PreTrainedModel") -> list[Block]:
 def class_of(config: "PretrainedConfig") -> str:
     """The name of the model's class."""
     return (config.architectures or ["none"])[0]
+
+
+def takes_images(config: "PretrainedConfig") -> bool:
+    """Whether the model's input is an image."""
+    return "input" in family_of(config).fixed(config)
 
 
 def has_labels(config: "PretrainedConfig") -> bool:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from prune2deploy.models.block import Block
+from prune2deploy.models.selection import Aside
 
 
 class PassThrough(nn.Module):
@@ -54,9 +55,13 @@ def vanish_(layer: nn.Module, block: Block) -> None:
     """Replace, in place, `block` of `layer` by what it puts out without any unit: the bias of its output projection."""
     projection = layer.get_submodule(block.output)
     assert isinstance(projection, nn.Linear | nn.Conv2d)
+    handing = {given.path: given for given in block.given if given.handed_on is not None}
     for stand_in in block.gone:
-        if stand_in.returns == "input":
-            module: nn.Module = PassThrough(layer.get_submodule(stand_in.path), stand_in.tuple_of)
+        if given := handing.get(stand_in.path):
+            gone = layer.get_submodule(stand_in.path)
+            module: nn.Module = Aside(gone, given, stand_in.tuple_of, len(projection.weight))
+        elif stand_in.returns == "input":
+            module = PassThrough(layer.get_submodule(stand_in.path), stand_in.tuple_of)
         else:
             module = BiasOnly(projection, stand_in.tuple_of, full=stand_in.returns == "full bias")
         layer.set_submodule(stand_in.path, module)

@@ -10,7 +10,7 @@ import numpy as np
 from prune2deploy.config import DataSettings, ScoringSettings
 from prune2deploy.data.splits import column, columns_of
 from prune2deploy.errors import InputError
-from prune2deploy.models.family import class_of, family_of
+from prune2deploy.models.family import class_of, family_of, takes_images
 from prune2deploy.models.sentence_modules import SentenceModules, read_modules
 from prune2deploy.tasks.base import Arrays, Labels, Metrics, RawSample, Run, Samples, Serving
 from prune2deploy.tasks.metrics import CosineToDense, Metric
@@ -67,7 +67,7 @@ class Embeddings(FromTexts):
     @classmethod
     def is_for(cls, config: "PretrainedConfig") -> bool:
         """See Task."""
-        return not family_of(config).heads.get(class_of(config), "-") and hasattr(config, "vocab_size")
+        return not family_of(config).heads.get(class_of(config), "-") and not takes_images(config)
 
     @classmethod
     def guess_columns(cls, features: dict[str, object], given: dict[str, str], where: str) -> dict[str, str]:
@@ -94,7 +94,7 @@ class Embeddings(FromTexts):
     def cutting(self) -> "tuple[PreTrainedTokenizerBase, dict[str, Any]]":
         """See FromTexts; sentence-transformers has a limit of its own."""
         tokenizer, cut = super().cutting()
-        return tokenizer, {**cut, "max_length": self.limit}
+        return tokenizer, cut | {"max_length": self.limit}
 
     @property
     def together(self) -> int:  # type: ignore[override]
@@ -190,6 +190,8 @@ class Embeddings(FromTexts):
     def said(self, model: "PreTrainedModel", inputs: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
         """See Task."""
         returned = model(**inputs)
+        if family_of(self.config).pools_itself:
+            return {VECTOR: returned.text_embeds if "text_embeds" in returned else returned.pooler_output}
         return {VECTOR: self.modules.vectors(returned.last_hidden_state, inputs["attention_mask"])}
 
     def targets(self, labels: np.ndarray) -> "dict[str, torch.Tensor] | None":
@@ -209,11 +211,13 @@ class Embeddings(FromTexts):
         return run
 
     def outside(self, model: "PreTrainedModel | None" = None) -> Callable[[RawSample], np.ndarray]:
-        """See Task: `pipeline("feature-extraction")`, pooled."""
+        """See Task: `pipeline("feature-extraction")`, pooled; of a model that pools itself, its own class and tokenizer."""
         import torch
         from transformers import pipeline
 
         tokenizer, cut = self.cutting()
+        if family_of(self.config).pools_itself:
+            return self._own_vector(model or self.anew(), tokenizer, cut)
         extract = pipeline(
             "feature-extraction", model=model or self.anew(), tokenizer=tokenizer, device="cpu", tokenize_kwargs=cut,
             return_tensors=True,
@@ -222,6 +226,20 @@ class Embeddings(FromTexts):
         def answer(sample: RawSample) -> np.ndarray:
             hidden = torch.as_tensor(extract(sample[self.raw_names[0]].decode()))
             return self.modules.vectors(hidden, torch.ones(hidden.shape[:2], dtype=torch.int64))[0].numpy()
+
+        return answer
+
+
+    def _own_vector(
+        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", cut: dict[str, Any]
+    ) -> Callable[[RawSample], np.ndarray]:
+        import torch
+
+        def answer(sample: RawSample) -> np.ndarray:
+            encoded = tokenizer(sample[self.raw_names[0]].decode(), return_tensors="pt", **cut)
+            given = {name: encoded[name] for name in self.input_names}
+            with torch.no_grad():
+                return self.said(model, given)[VECTOR][0].numpy()
 
         return answer
 

@@ -8,6 +8,7 @@ from prune2deploy.models.family import class_of, has_labels
 from prune2deploy.tasks.base import Task
 from prune2deploy.tasks.embeddings import Embeddings
 from prune2deploy.tasks.image_classification import ImageClassification
+from prune2deploy.tasks.image_embeddings import ImageEmbeddings
 from prune2deploy.tasks.masked_lm import MaskedLm
 from prune2deploy.tasks.multi_label import MultiLabel
 from prune2deploy.tasks.next_token import NextToken
@@ -26,7 +27,7 @@ TASKS: dict[str, type[Task]] = {
     task.name: task
     for task in (
         TextScores, TextClassification, MultiLabel, TokenClassification, QuestionAnswering, MaskedLm, Embeddings,
-        ImageClassification, NextToken,
+        ImageClassification, ImageEmbeddings, NextToken,
     )
 }  # fmt: skip
 

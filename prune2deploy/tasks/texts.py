@@ -96,6 +96,7 @@ class FromTexts(FromRows):
     ):
         super().__init__(model_dir, config, data, root, scoring)
         self.longest = family_of(config).longest(config) or UNLIMITED
+        self.always_full = family_of(config).always_full
         self.pairs = "text_pair" in data.columns
         if data.max_length and data.max_length > self.longest:
             raise InputError(f"data.max_length is {data.max_length}, but the model takes at most {self.longest} tokens")
@@ -113,6 +114,8 @@ class FromTexts(FromRows):
     @functools.cached_property
     def input_names(self) -> tuple[str, ...]:
         """What the model is fed; segment ids only where the tokenizer gives others than the model takes by itself."""
+        if self.always_full:
+            return ("input_ids",)
         typed = sends_types(self.tokenizer, self.pairs, self.config, self.model_dir)
         return ("input_ids", "attention_mask", *((TYPES,) if typed else ()))
 
@@ -122,6 +125,8 @@ class FromTexts(FromRows):
         own = self.tokenizer.num_special_tokens_to_add(self.pairs)
         if self.data.max_length and self.data.max_length <= own:
             raise InputError(f"data.max_length is {self.data.max_length}, and the tokenizer puts {own} tokens around texts")
+        if self.always_full:
+            return self.longest
         if self.data.max_length:
             return self.data.max_length
         return min(self.cut_to, longest_text(self.tokenizer, self.longest, self.pairs, self.model_dir))
@@ -134,7 +139,8 @@ class FromTexts(FromRows):
     @classmethod
     def default_point(cls, config: "PretrainedConfig") -> WorkloadPoint:
         """One text of 128 tokens, or as many as the model takes."""
-        return WorkloadPoint(batch=1, seq_len=min(128, family_of(config).longest(config) or 128), weight=1.0)
+        longest = family_of(config).longest(config) or 128
+        return WorkloadPoint(batch=1, seq_len=longest if family_of(config).always_full else min(128, longest), weight=1.0)
 
     def check_point(self, point: WorkloadPoint) -> None:
         """See Task."""
@@ -142,10 +148,15 @@ class FromTexts(FromRows):
             raise InputError(f"workload {point}: text needs a sequence length (--seq-len)")
         if point.seq_len > self.longest:
             raise InputError(f"workload {point}: the model takes at most {self.longest} tokens")
+        if self.always_full and point.seq_len != self.longest:
+            raise InputError(f"workload {point}: to this model every text is {self.longest} tokens long (--seq-len)")
 
     def encoded(self, rows: "Dataset", split: str) -> dict[str, list[list[int]]]:
         """Token ids of `rows`, of `split`, by the name of the model's input; raises InputError where a text is no text."""
-        return encode(self.tokenizer, self.texts(rows, split), self.limit, self.input_names)
+        found = encode(self.tokenizer, self.texts(rows, split), self.limit, self.input_names)
+        if not self.always_full:
+            return found
+        return {name: filled(values, self.longest, self.padding[name]).tolist() for name, values in found.items()}
 
     def sizes(self, rows: "Dataset", split: str) -> np.ndarray:
         """Characters of each text or pair, and one for the tokens that every text has around it."""
@@ -177,7 +188,7 @@ class FromTexts(FromRows):
 
     def synthetic_inputs(self, batch: int, seq_len: int | None) -> Arrays:
         """Ids spread over the vocabulary; the very last token is padding, so that the mask is part of every trace."""
-        length = seq_len or 128
+        length = self.longest if self.always_full else seq_len or 128
         ids = (np.arange(batch * length, dtype=np.int64) * 7919 % self.config.vocab_size).reshape(batch, length)
         mask = np.ones_like(ids)
         mask[-1, -1] = 0
@@ -187,7 +198,7 @@ class FromTexts(FromRows):
     def timing_inputs(self, batch: int, seq_len: int | None) -> Arrays:
         """The same ids, and no padding."""
         inputs = self.synthetic_inputs(batch, seq_len)
-        return inputs | {"attention_mask": np.ones_like(inputs["attention_mask"])}
+        return {name: np.ones_like(array) if name == "attention_mask" else array for name, array in inputs.items()}
 
     def workload_inputs(self, samples: Samples, point: WorkloadPoint) -> Arrays:
         """Real texts strung together until every row is full."""
@@ -211,11 +222,13 @@ class FromTexts(FromRows):
 
     def dynamic_axes(self) -> dict[str, dict[int, str]]:
         """See Task."""
-        return {name: {0: "batch", 1: "sequence"} for name in self.input_names}
+        axes = {0: "batch"} if self.always_full else {0: "batch", 1: "sequence"}
+        return dict.fromkeys(self.input_names, axes)
 
     def axis_limits(self) -> dict[str, int]:
         """See Task."""
-        return {"batch": LARGEST_BATCH, "sequence": self.longest}
+        limits = {"batch": LARGEST_BATCH, "sequence": self.longest}
+        return {"batch": LARGEST_BATCH} if self.always_full else limits
 
     def raw(self, count: int) -> dict[str, list[bytes]]:
         """See Task: UTF-8."""
@@ -251,6 +264,9 @@ class FromTexts(FromRows):
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(self.model_dir, config=self.config, trust_remote_code=False)
+        if self.always_full:
+            full = {"truncation": True, "padding": "max_length", "max_length": self.longest}
+            return tokenizer, {**full, "return_attention_mask": False}
         # a tokenizer without a limit of its own leaves long texts to fail in the model
         longest = min(self.longest, self.cut_to)
         limit = {"max_length": self.limit} if self.data.max_length or tokenizer.model_max_length > longest else {}
@@ -267,7 +283,9 @@ class FromTexts(FromRows):
         settings = {
             "columns": list(self.raw_names[: 2 if self.pairs else 1]),
             "padding": {name: self.padding[name] for name in self.input_names},
-            "lengths": padded_lengths(self.limit, [point.seq_len or 128 for point in workload]),
+            "lengths": [self.longest] if self.always_full else padded_lengths(
+                self.limit, [point.seq_len or 128 for point in workload]
+            ),
             "truncation_side": self.tokenizer.truncation_side,
             **({"split_special_tokens": True} if self.tokenizer.split_special_tokens else {}),
             **self.preprocessing_settings(),
@@ -307,8 +325,9 @@ def single_text(features: dict[str, object], where: str) -> str:
 
 
 def counted_in(inputs: Arrays) -> np.ndarray:
-    """Bool [batch, tokens], which tokens are no padding."""
-    return inputs["attention_mask"].astype(bool)
+    """Bool [batch, tokens], which tokens are no padding; all, where the model is not told."""
+    mask = inputs.get("attention_mask")
+    return np.ones(inputs["input_ids"].shape, dtype=bool) if mask is None else mask.astype(bool)
 
 
 def padded_lengths(limit: int, wanted: Sequence[int]) -> list[int]:

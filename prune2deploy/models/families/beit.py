@@ -39,7 +39,7 @@ def positions(config: "BeitConfig") -> str:
 
 FAMILIES = (Family(
     model_type="beit",
-    heads={"BeitForImageClassification": "classifier"},
+    heads={"BeitForImageClassification": "classifier", "BeitModel": ""},
     blocks=blocks,
     unused=(r"^lm_head\.",),
     fixed=lambda config: {

@@ -30,7 +30,7 @@ def blocks(config: "ConvNextConfig") -> list[Block]:
 
 FAMILIES = (Family(
     model_type="convnext",
-    heads={"ConvNextForImageClassification": "classifier"},
+    heads={"ConvNextForImageClassification": "classifier", "ConvNextModel": ""},
     blocks=blocks,
     fixed=lambda config: {
         "hidden_size": config.hidden_sizes[0], "activation": config.hidden_act, "norm": "pre",

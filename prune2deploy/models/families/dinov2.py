@@ -38,6 +38,9 @@ def fixed(config: "Dinov2Config") -> dict[str, str | int]:
 
 
 FAMILIES = (
-    Family("dinov2", {"Dinov2ForImageClassification": "classifier"}, blocks, fixed),
-    Family("dinov2_with_registers", {"Dinov2WithRegistersForImageClassification": "classifier"}, blocks, fixed),
-)
+    Family("dinov2", {"Dinov2ForImageClassification": "classifier", "Dinov2Model": ""}, blocks, fixed),
+    Family(
+        "dinov2_with_registers",
+        {"Dinov2WithRegistersForImageClassification": "classifier", "Dinov2WithRegistersModel": ""}, blocks, fixed,
+    ),
+)  # fmt: skip

@@ -39,7 +39,7 @@ def blocks(config: "ResNetConfig") -> list[Block]:
 
 FAMILIES = (Family(
     model_type="resnet",
-    heads={"ResNetForImageClassification": "classifier.1"},
+    heads={"ResNetForImageClassification": "classifier.1", "ResNetModel": ""},
     blocks=blocks,
     any_size=True,
     fixed=lambda config: {

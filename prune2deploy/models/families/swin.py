@@ -42,7 +42,7 @@ def blocks(config: "SwinConfig") -> list[Block]:
 
 FAMILIES = (Family(
     model_type="swin",
-    heads={"SwinForImageClassification": "classifier"},
+    heads={"SwinForImageClassification": "classifier", "SwinModel": ""},
     blocks=blocks,
     fixed=lambda config: {
         "hidden_size": config.embed_dim, "activation": config.hidden_act, "norm": "pre",

@@ -31,12 +31,13 @@ def fixed(config: "ViTConfig") -> dict[str, str | int]:
 
 
 FAMILIES = (
-    Family("vit", {"ViTForImageClassification": "classifier"}, blocks, fixed, (r"^vit\.pooler\.",)),
+    Family("vit", {"ViTForImageClassification": "classifier", "ViTModel": ""}, blocks, fixed, (r"^vit\.pooler\.",)),
     Family(
         "deit",
         {
             "DeiTForImageClassification": "classifier",
             "DeiTForImageClassificationWithTeacher": "cls_classifier distillation_classifier",
+            "DeiTModel": "",
         },
         blocks, fixed, (r"^deit\.pooler\.",),
     ),

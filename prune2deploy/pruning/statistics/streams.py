@@ -19,6 +19,7 @@ import numpy as np
 from prune2deploy.memory import Store, give_back, store
 from prune2deploy.models.block import Block, columns_of
 from prune2deploy.models.capture import (
+    HandingOn,
     LayerCall,
     Reached,
     answering,
@@ -56,6 +57,7 @@ class Stop:
     direct: bool  # whether it is given what the layer before it put out, as it is
     like: int  # the number of the first layer that is called with the very same arguments
     returned: Any  # what it gave back
+    hands_on: bool  # whether what it gave back has something else in it for the layers behind
 
 
 @dataclass
@@ -186,10 +188,10 @@ class Streams:
         part, before = self.parts[number], self.stops[:layer]
         assert part.inputs is not None
         outputs = [hidden.new_zeros(()).expand(shape) for shape in part.shapes[: layer - 1]]
-        answers = [
-            (model.get_submodule(stop.root), instead_of(stop.returned, output))
-            for stop, output in zip(before, [*outputs, hidden], strict=True)
-        ]
+        answers: list[tuple[nn.Module, Any]] = []
+        for stop, output in zip(before, [*outputs, hidden], strict=True):
+            module = model.get_submodule(stop.root)
+            answers.append((module, HandingOn(module, output) if stop.hands_on else instead_of(stop.returned, output)))
         with answering(answers):
             return call_of(model, self.stops[layer].root, part.inputs)
 
@@ -366,5 +368,8 @@ def stops_of(model: "PreTrainedModel", samples: Samples) -> list[Stop]:
     for number, visit in enumerate(firsts):
         like = next(index for index, first in enumerate(firsts[: number + 1]) if first.call.like(visit.call))
         direct = number > 0 and visit.call.hidden is firsts[number - 1].output
-        stops.append(Stop(visit.root, roots.count(visit.root), direct, like, instead_of(visit.returned, visit.output[:0])))
+        hands_on = any(given.handed_on is not None for block in blocks_of(model) if block.root == visit.root
+                       for given in block.given)  # fmt: skip
+        empty = instead_of(visit.returned, visit.output[:0])
+        stops.append(Stop(visit.root, roots.count(visit.root), direct, like, empty, hands_on))
     return stops
