@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -26,6 +26,7 @@ from prune2deploy.options import (
     Name,
     PrecisionChoice,
     ProjectFile,
+    Recover,
     Repository,
     ResponseCache,
     RuntimeChoice,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from prune2deploy.models.checkpoint import PrunedRecord
     from prune2deploy.validation.record import Report
 
+REPOSITORY, FOLDER = Path("model_repository"), Path("sentence_transformer")  # where exports go by default
 app = typer.Typer(
     cls=Commands,
     help="Prune a fine-tuned Transformer to a measured latency budget and carry it, validated, into production.",
@@ -173,6 +175,7 @@ def prune(
     method: MethodName = "ours",
     effort: Effort = None,
     max_loss: Fastest = None,
+    recover: Recover = None,
     table: Annotated[Path | None, typer.Option(help="A latency table from the target machine.")] = None,
     project: ProjectFile = None,
     cpu: Cpu = False,
@@ -188,7 +191,9 @@ def prune(
     """Search what to keep so that the engine meets the budget, recover, and write the pruned model."""
     from prune2deploy.pruning.stage import prune as stage
 
-    settings = project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision, effort=effort, wait=wait)
+    settings = project_of(
+        project, cpu, gpu, batch, seq_len, threads, runtime, precision, effort=effort, wait=wait, recover=recover
+    )
     budget = budget_of(max_loss, latency_ms, speedup, flops)
     record = stage(settings, budget, out, method, table, RichProgress(), max_loss)
     if as_json:
@@ -210,6 +215,7 @@ def frontier(
     out: Annotated[Path, typer.Option("--out", help="The directory for models, table and picture.")] = Path("frontier"),
     method: MethodName = "ours",
     effort: Effort = None,
+    recover: Recover = None,
     project: ProjectFile = None,
     cpu: Cpu = False,
     gpu: Gpu = False,
@@ -225,7 +231,9 @@ def frontier(
     from prune2deploy.budget import Budget
     from prune2deploy.frontiers.stage import frontier as stage
 
-    settings = project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision, effort=effort, wait=wait)
+    settings = project_of(
+        project, cpu, gpu, batch, seq_len, threads, runtime, precision, effort=effort, wait=wait, recover=recover
+    )
     budgets = [Budget.of(ms, None) for ms in latency_ms or []] + [Budget.of(None, times) for times in speedup or []]
     found = stage(settings, budgets or None, out, method, RichProgress())
     if as_json:
@@ -246,7 +254,11 @@ def export(
     pick: Annotated[str | None, typer.Option(help="Instead: a point of the frontier, such as 2x.")] = None,
     frontier: Annotated[Path, typer.Option(help="The directory that `frontier` wrote.")] = Path("frontier"),
     dense: Annotated[bool, typer.Option("--dense", help="Instead: the dense model, to serve beside a pruned one.")] = False,
-    out: Repository = Path("model_repository"),
+    layout: Annotated[
+        Literal["triton", "sentence-transformers"],
+        typer.Option(help="A repository's entry, or, as --out, a folder for sentence-transformers (sentence_transformer)."),
+    ] = "triton",
+    out: Repository = REPOSITORY,
     name: Name = None,
     latency_ms: LatencyMs = None,
     max_loss: MaxLoss = None,
@@ -287,6 +299,13 @@ def export(
             from prune2deploy.exporting.dense import as_if_pruned
 
             source = as_if_pruned(settings)
+        if layout == "sentence-transformers":
+            from prune2deploy.exporting.sentence_transformers import export_folder
+
+            out = FOLDER if out == REPOSITORY else out
+            report = export_folder(settings, source, out, name, budget, max_loss, force, RichProgress())
+            _print_report(report, out, as_json, "folder")
+            return
         report = stage(settings, source, out, name, budget, max_loss, force, RichProgress())
     _print_report(report, out, as_json)
 
@@ -296,7 +315,7 @@ def export(
 def run(
     latency_ms: LatencyMs = None, speedup: Speedup = None, out: Repository = Path("model_repository"),
     name: Name = None, method: MethodName = "ours", effort: Effort = None, max_loss: FastestOrGate = None,
-    force: Force = False,
+    recover: Recover = None, force: Force = False,
     project: ProjectFile = None, cpu: Cpu = False, gpu: Gpu = False, batch: Batches = None, seq_len: Lengths = None,
     threads: Threads = None, runtime: RuntimeChoice = None, precision: PrecisionChoice = None, wait: Wait = None,
     triton: Triton = None, serve: Serve = None, with_tokenizer: WithTokenizer = False,
@@ -306,7 +325,9 @@ def run(
     from prune2deploy.closed_loop import run as stage
 
     serving = serving_of(serve, with_tokenizer, response_cache, keep)
-    settings = project_of(project, cpu, gpu, batch, seq_len, threads, runtime, precision, triton, serving, effort, wait)
+    settings = project_of(
+        project, cpu, gpu, batch, seq_len, threads, runtime, precision, triton, serving, effort, wait, recover
+    )
     budget = budget_of(max_loss, latency_ms, speedup)
     _print_report(stage(settings, budget, out, name, method, max_loss, force, RichProgress()), out, as_json)
 
@@ -376,11 +397,12 @@ def _print_stages(record: "PrunedRecord") -> None:
                    f"error {stage.reconstruction_error:.3f}{'' if stage.kept else ' (not kept)'}")  # fmt: skip
 
 
-def _print_report(report: "Report", repository: Path, as_json: bool) -> None:
+def _print_report(report: "Report", out: Path, as_json: bool, kind: str = "entry") -> None:
     from prune2deploy.repository.versions import versions_of
 
-    entry = repository / report.name
-    version = versions_of(entry)[-1]
+    entry = out if kind == "folder" else out / report.name
+    version = 1 if kind == "folder" else versions_of(entry)[-1]
+    directory = entry if kind == "folder" else entry / str(version)
     if as_json:
         print_json({"path": str(entry), "version": version, **report.model_dump(mode="json", exclude_none=True)})
     else:
@@ -389,7 +411,7 @@ def _print_report(report: "Report", repository: Path, as_json: bool) -> None:
             typer.echo(f"{'passed' if check.passed else 'FAILED'}  {check.name}: {check.detail}")
         for warning in report.warnings:
             typer.echo(f"warning {warning}")
-        typer.echo(f"package {entry}, version {version}\nreport  {entry / str(version) / 'report.html'}")
+        typer.echo(f"package {entry}, version {version}\nreport  {directory / 'report.html'}")
     if report.verdict == "failed":
         raise typer.Exit(1)
 

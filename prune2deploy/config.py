@@ -64,6 +64,13 @@ class CalibrationSettings(Record):
     device: Literal["cpu", "gpu"] = Field("cpu", description="where pruning computes, whatever the target is")
 
 
+class RecoverySettings(Record):
+    """What is done, beside what always is, so that a pruned model answers as the dense one."""
+
+    train: Literal["distil"] | None = Field(None, description="None: nothing is trained")
+    steps: int = Field(400, ge=1, le=1_000_000, description="of training, with 32 samples each")
+
+
 class TensorRtSettings(Record):
     """How TensorRT builds engines."""
 
@@ -127,6 +134,7 @@ class Project(Record):
     workload: list[WorkloadPoint] = Field(default_factory=lambda: [WorkloadPoint()], min_length=1)
     target: Target = Field(default_factory=Target)
     calibration: CalibrationSettings = Field(default_factory=CalibrationSettings)
+    recovery: RecoverySettings = Field(default_factory=RecoverySettings)
     serving: ServingSettings = Field(default_factory=ServingSettings)
     measuring: MeasuringSettings = Field(default_factory=MeasuringSettings)
     root: Path = Field(default_factory=Path.cwd, exclude=True)

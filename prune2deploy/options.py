@@ -1,7 +1,7 @@
 """The options that commands share, and what they make of the project file."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -65,6 +65,12 @@ Repository = Annotated[Path, typer.Option("--out", help="The model repository to
 Name = Annotated[str | None, typer.Option("--name", help="The model's name in the repository.")]
 
 
+Recover = Annotated[
+    Literal["distil"] | None,
+    typer.Option("--recover", help="Train at the end, too: distil takes minutes, needs no labels, and is off by default."),
+]
+
+
 def budget_of(
     max_loss: float | None, latency_ms: float | None, speedup: float | None, flops: float | None = None
 ) -> "Budget | None":
@@ -112,7 +118,7 @@ def points_of(batch: list[int] | None, seq_len: list[int] | None) -> list[dict]:
 def project_of(
     path: Path | None, cpu: bool, gpu: bool, batch: list[int] | None, seq_len: list[int] | None, threads: int | None,
     runtime: RuntimeName | None, precision: Precision | None, triton: str | None = None, serving: dict | None = None,
-    effort: int | None = None, wait: float | None = None,
+    effort: int | None = None, wait: float | None = None, recover: str | None = None,
 ) -> Project:
     """The project file, with what the command line says instead of it."""
     from prune2deploy.config import project_from
@@ -123,6 +129,8 @@ def project_of(
     values["serving"].update(serving or {})
     if effort is not None:
         values["calibration"]["effort"] = effort
+    if recover is not None:
+        values["recovery"]["train"] = recover
     if wait is not None:
         values["measuring"]["wait_minutes"] = wait
     if points := points_of(batch, seq_len):

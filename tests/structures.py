@@ -93,7 +93,7 @@ CONFIGURATIONS = {
     "clip_text_model": CLIPTextConfig(**TEXT, **PLAIN, projection_dim=16, bos_token_id=2, eos_token_id=3),
     "siglip_text_model": SiglipTextConfig(**TEXT, **PLAIN, projection_size=32, bos_token_id=2, eos_token_id=3),
     "t5": T5Config(
-        **TEXT, d_model=32, d_kv=6, d_ff=48, num_layers=3, num_heads=4, relative_attention_num_buckets=8,
+        **{name: value for name, value in TEXT.items() if name != "max_position_embeddings"}, d_model=32, d_kv=6, d_ff=48, num_layers=3, num_heads=4, relative_attention_num_buckets=8,
         feed_forward_proj="gated-gelu",
     ),
     "clip_vision_model": CLIPVisionConfig(**NARROW, image_size=16, patch_size=4, projection_dim=24),

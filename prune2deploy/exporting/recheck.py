@@ -8,6 +8,7 @@ import numpy as np
 
 from prune2deploy.config import Project, Target
 from prune2deploy.errors import InputError, UnstableMeasurementError
+from prune2deploy.exporting.sentence_transformers import GRAPH
 from prune2deploy.exporting.stage import entry_check
 from prune2deploy.files import Record
 from prune2deploy.graphs.onnx_model import dense_onnx
@@ -15,7 +16,15 @@ from prune2deploy.lock import alone
 from prune2deploy.models.checkpoint import digest_of_model, load_dense, resolve_model
 from prune2deploy.progress import Progress
 from prune2deploy.repository.check import compiled_in, part_checks
-from prune2deploy.repository.manifest import MANIFEST_FILE, REFERENCE_FILE, Manifest, read_manifest, seal_problems
+from prune2deploy.repository.manifest import (
+    MANIFEST_FILE,
+    REFERENCE_FILE,
+    Manifest,
+    folder_problems,
+    is_folder,
+    read_manifest,
+    seal_problems,
+)
 from prune2deploy.repository.references import References, chosen, read_references
 from prune2deploy.repository.triton import BACKENDS
 from prune2deploy.repository.versions import located
@@ -25,6 +34,7 @@ from prune2deploy.runtimes.quiet import patient, waiting
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.runtimes.workload import DENSE, time_workload
 from prune2deploy.tasks.base import Task
+from prune2deploy.tasks.embeddings import Embeddings
 from prune2deploy.tasks.paired import loss_between, weight_of_one
 from prune2deploy.tasks.predict import labels_of, metric_of, score_of
 from prune2deploy.tasks.registry import task_of
@@ -60,31 +70,34 @@ def validate(
     """
     refuse_team("validate")
     progress = progress or Progress()
-    entry, number = located(package)
-    version = entry / number
-    manifest = read_manifest(version)
-    checks = [hash_check(entry, number)]
     not_checked: list[str] = []
-    if compiled := compiled_in(entry):
-        not_checked.append(f"{len(compiled)} compiled python files that a server left in the entry")
-    checks.append(entry_check(entry, number, manifest.name))
-    checks.extend(part_checks(entry))
+    if is_folder(package):
+        version, checks = package, [hash_check(folder_problems(package))]
+        manifest, graph_name = read_manifest(version), str(GRAPH)
+        model_name = graph_name
+    else:
+        entry, number = located(package)
+        version = entry / number
+        manifest = read_manifest(version)
+        model_name, graph_name = BACKENDS[manifest.backend].model, BACKENDS[manifest.backend].graph
+        checks = [hash_check(seal_problems(entry, number)), entry_check(entry, number, manifest.name), *part_checks(entry)]
+        if compiled := compiled_in(entry):
+            not_checked.append(f"{len(compiled)} compiled python files that a server left in the entry")
     if manifest.verdict != "passed":
         failed = next((check for check in manifest.checks if not check.passed), None)
         detail = f"{failed.name}: {failed.detail}" if failed else "by its own manifest"
         checks.append(Check(name="made without a failure", passed=False, detail=f"exported by force; {detail}"))
-    backend = BACKENDS[manifest.backend]
-    checks.append(onnx_check(version / backend.graph))
+    checks.append(onnx_check(version / graph_name))
     if not checks[-1].passed:
         return Validation(package=str(package), passed=False, checks=checks, not_checked=["outputs and latency"])
 
     runtime = runtime_for(manifest.target)
-    engine = runtime.load(version / backend.model)
+    engine = runtime.load(version / model_name)
     try:
         references = read_references(version, len(manifest.workload))
         checks.append(reference_check("reference outputs", engine, references, manifest.tolerance))
-        if backend.graph != backend.model:
-            graph = OnnxRuntime(Target()).load(version / backend.graph)
+        if graph_name != model_name:
+            graph = OnnxRuntime(Target()).load(version / graph_name)
             checks.append(reference_check("reference outputs of the graph", graph, references, manifest.tolerance))
         workload = references.points(list(manifest.workload))
         for _, inputs in workload:
@@ -98,7 +111,7 @@ def validate(
     if original is not None:
         checks.append(metric_check(manifest, original, engine, progress))
     # a session that has run other shapes stays up to 3 % slower: as at export, what is timed has run nothing yet
-    engines: dict[str, Engine] = {PRUNED: runtime.load(version / backend.model)}
+    engines: dict[str, Engine] = {PRUNED: runtime.load(version / model_name)}
     engines[DENSE] = original.engine() if original else engines[PRUNED]
     try:
         with nullcontext() if wait_minutes is None else waiting(wait_minutes):
@@ -146,9 +159,8 @@ def metric_check(manifest: Manifest, original: "Original", engine: Engine, progr
     return Check(name="task metric", passed=passed, detail=f"{now}; at export {then.value:.2f}; {lost}")
 
 
-def hash_check(entry: Path, version: str) -> Check:
+def hash_check(problems: list[str]) -> Check:
     """Whether the files are those that were written."""
-    problems = seal_problems(entry, version)
     return Check(name="files", passed=not problems, detail="; ".join(problems) or f"as {MANIFEST_FILE} says")
 
 
@@ -180,5 +192,7 @@ def find_original(manifest: Manifest, project: Project | None, not_checked: list
         return None
     model = load_dense(directory)
     task = task_of(project, directory, model.config)
+    if isinstance(task, Embeddings):
+        task.gives_tokens = manifest.layout == "sentence-transformers"
     runtime = runtime_for(manifest.target, Shapes(manifest.workload, task.axis_limits()), project.state)
     return Original(task, runtime, dense_onnx(model, task, project.state / "dense", manifest.source_sha256))

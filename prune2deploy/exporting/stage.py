@@ -3,6 +3,7 @@
 import shutil
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -49,7 +50,7 @@ from prune2deploy.repository.triton import (
     write_warmup,
 )
 from prune2deploy.repository.triton_check import check_entry
-from prune2deploy.repository.versions import adopt, located, newest_manifest, publish, staging, versions_of
+from prune2deploy.repository.versions import adopt, newest_manifest, publish, staging, versions_of
 from prune2deploy.runtimes.base import Arrays, Runtime, Shapes
 from prune2deploy.runtimes.ort import OnnxRuntime
 from prune2deploy.runtimes.quiet import patient
@@ -73,6 +74,9 @@ from prune2deploy.validation.assess import (
 from prune2deploy.validation.html import render
 from prune2deploy.validation.record import Check, Report
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 ORT_PACKAGES = {"cpu": "onnxruntime", "gpu": "onnxruntime-gpu"}
 SMALLEST_MAX_BATCH = 8  # a server gathers requests up to this many, even where the workload is single samples
 
@@ -95,14 +99,9 @@ def export(
     import_schema()  # what is missing is said before the work
     name = entry_name(name, project)
     refuse_other(repository, name, project)
-    record = read_pruned_record(pruned)
     if project.target.triton is not None:
         release_named(project.target.triton)
-    directory = resolve_model(project.model, project.root)
-    if digest_of_model(directory) != record.provenance.source_sha256:
-        raise InputError(f"{pruned} was pruned from {record.provenance.source}, and {project.model} is another model")
-    dense, small = load_dense(directory), load(pruned)
-    task = task_of(project, directory, dense.config)
+    record, dense, small, task = opened(project, pruned)
     refuse_unservable(project, task)
     runtime = runtime_for(project.target, Shapes(project.workload, task.axis_limits()), project.state)
     if project.target.cuda_graphs:
@@ -141,6 +140,16 @@ def export(
         publish(staged, entry, project.serving.keep)
         publish_parts(parts[-1:], repository, project.serving.keep)  # the ensemble, when all of its steps are there
     return report
+
+
+def opened(project: Project, pruned: Path) -> "tuple[PrunedRecord, PreTrainedModel, PreTrainedModel, Task]":
+    """(record, dense, pruned, task) of the directory `pruned`; raises InputError where it was made of another model."""
+    record = read_pruned_record(pruned)
+    directory = resolve_model(project.model, project.root)
+    if digest_of_model(directory) != record.provenance.source_sha256:
+        raise InputError(f"{pruned} was pruned from {record.provenance.source}, and {project.model} is another model")
+    dense = load_dense(directory)
+    return record, dense, load(pruned), task_of(project, directory, dense.config)
 
 
 def refuse_other(repository: Path, name: str, project: Project) -> None:
@@ -198,10 +207,15 @@ def judge(
         advance()
     for check in [*checks, *server_checks(subject.project, runtime)]:
         report = with_check(report, check)
+    write_report(report, version)
+    write_sealed(manifest_of(report, subject, version, int(version.name), shared_files(staged)), version)
+    return report
+
+
+def write_report(report: Report, version: Path) -> None:
+    """Write `report` for machines and for people."""
     write_record(version / "report.json", report)
     write_text(version / "report.html", render(report))
-    write_sealed(manifest_of(report, subject, staged), version)
-    return report
 
 
 def max_batch_size(project: Project) -> int:
@@ -320,11 +334,11 @@ def wall_seconds(record: PrunedRecord, table: LatencyTable | None, start: float)
     return {**seconds, "export": round(time.monotonic() - start, 1)}
 
 
-def manifest_of(report: Report, subject: Subject, entry: Path) -> Manifest:
-    """The manifest of the version in `entry` whose other files are all written."""
+def manifest_of(report: Report, subject: Subject, version: Path, number: int, shared: dict[str, str]) -> Manifest:
+    """The manifest of the directory `version`, whose other files are all written; `shared`: what lies beside it."""
     provenance = subject.record.provenance
     return Manifest(
-        name=report.name, version=int(located(entry)[1]), created_at=report.created_at, verdict=report.verdict,
+        name=report.name, version=number, created_at=report.created_at, verdict=report.verdict,
         task=report.task, source=report.source, source_sha256=provenance.source_sha256,
         weights_sha256=subject.record.weights_sha256, table_sha256=provenance.table_sha256,
         device=report.device, runtime=report.runtime,
@@ -334,5 +348,5 @@ def manifest_of(report: Report, subject: Subject, entry: Path) -> Manifest:
         measured_ms=report.latency_pruned.ms, speedup=report.speedup,
         metric_dense=report.metric_dense, metric_pruned=report.metric_pruned, lost=report.lost, checks=report.checks,
         tolerance=report.numerics.tolerance, versions=report.versions,
-        backend=subject.project.backend, files=own_files(entry / located(entry)[1]), shared=shared_files(entry),
+        backend=subject.project.backend, files=own_files(version), shared=shared,
     )  # fmt: skip

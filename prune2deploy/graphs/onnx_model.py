@@ -34,7 +34,7 @@ def exported_form(model: "PreTrainedModel", task: "Task") -> "nn.Module":
 def export_onnx(model: "PreTrainedModel", task: "Task", path: Path) -> None:
     """Write `model` to `path` with the task's free axes named; raises CheckFailedError where the graph is invalid."""
     axes = task.dynamic_axes()
-    to_onnx(exported_form(model, task), example_inputs(task), axes, task.axis_limits(), list(task.outputs), path)
+    to_onnx(exported_form(model, task), example_inputs(task), axes, task.axis_limits(), list(task.graph_outputs), path)
 
 
 def example_inputs(task: "Task") -> "dict[str, torch.Tensor]":
@@ -50,7 +50,7 @@ def dense_onnx(model: "PreTrainedModel", task: "Task", directory: Path, digest: 
 
     What another exporter made of it is not taken, and removed: two graphs that are timed against each other must be of one.
     """
-    name = f"{digest[:16]}-{'-'.join(task.dynamic_axes())}"
+    name = f"{digest[:16]}-{'-'.join([*task.dynamic_axes(), *task.graph_outputs])}"
     path = directory / f"{name}.{export_key(digest, task)}.onnx"
     if not path.exists():
         export_onnx(model, task, path)
@@ -60,4 +60,4 @@ def dense_onnx(model: "PreTrainedModel", task: "Task", directory: Path, digest: 
 
 def export_key(model: str, task: "Task") -> str:
     """The key of graphs of `model`, which says what it is, with the inputs and free axes of `task`."""
-    return cache_key(EXPORTED, model, OPSET, task.dynamic_axes(), task.axis_limits())
+    return cache_key(EXPORTED, model, OPSET, task.dynamic_axes(), task.axis_limits(), task.graph_outputs)

@@ -4,27 +4,30 @@ import inspect
 import json
 import re
 import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune2deploy.errors import InputError, reason_of
 from prune2deploy.files import refuse_missing
-from prune2deploy.models.family import LABELLED, Family, class_of, family_named, has_labels
+from prune2deploy.models.family import (
+    LABELLED,
+    Family,
+    class_of,
+    families,
+    family_of,
+    has_labels,
+    refuse_impossible,
+    unsupported,
+)
 from prune2deploy.models.image_processor import size_made
 from prune2deploy.models.label_maps import is_placeholder, label_names
 from prune2deploy.models.sentence_modules import pools
+from prune2deploy.models.switches import SWITCHES
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# What `forward` returns or keeps, and how it goes about it; the numbers are the same.
-SWITCHES = {
-    "return_dict": True,
-    "output_hidden_states": False,
-    "output_attentions": False,
-    "use_cache": False,
-    "chunk_size_feed_forward": 0,
-}
 # Options that transformers 4 honoured and transformers 5 reads over, or that we do; empty, they say nothing.
 IGNORED = {
     "position_embedding_type": "transformers 5 has absolute positions only here, and answers otherwise",
@@ -59,14 +62,18 @@ def load_config(directory: Path) -> "PretrainedConfig":
     Raises InputError where it is missing, not supported, or says something that loading the model would read over.
     """
     path, values = read_config(directory)
-    family = family_named(values["model_type"])
-    refuse_ignored(values, path)
+    refuse_impossible(values["model_type"])
+    known = families().get(values["model_type"])
+    refuse_ignored(values, path, other_positions=known is None)
     try:
         config = _parsed(values, directory)
     except Exception as error:  # transformers raises whatever its validators raise
+        if known is None and values["model_type"] not in _types():
+            raise unsupported(values["model_type"]) from None
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: not usable as a {values['model_type']} configuration: {reason[:300]}") from None
-    config.architectures = [_architecture(values, family, path)]
+    config.architectures = [_architecture(values, known.heads if known else _classes(values, path), path)]
+    family = known or family_of(config)
     if family.any_size:
         config.image_size = size_made(directory)
     refuse_odd_sizes(config, family, path)
@@ -117,17 +124,34 @@ def _parsed(values: dict[str, Any], directory: Path) -> "PretrainedConfig":
     return AutoConfig.for_model(values["model_type"], **said, name_or_path=str(directory))
 
 
-def _architecture(values: dict[str, Any], family: Family, path: Path) -> str:
+def _types() -> Collection[str]:
+    """The model types that transformers has."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return CONFIG_MAPPING_NAMES
+
+
+def _classes(values: dict[str, Any], path: Path) -> dict[str, str]:
+    """The classes of a model that there is no file of, as `Family.heads` has them: those named, and its encoder alone."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    encoder = MODEL_MAPPING_NAMES.get(values["model_type"])
+    named = values.get("architectures") or []
+    found = {str(name): "?" for name in ([named] if isinstance(named, str) else named)}
+    return {**found, **({encoder: ""} if isinstance(encoder, str) else {})}
+
+
+def _architecture(values: dict[str, Any], heads: Mapping[str, str], path: Path) -> str:
     """The class of the model, the first that is supported where several are named.
 
     Where sentence-transformers pools what the encoder says, it is the encoder alone, unless the head has labels.
     """
-    supported = tuple(family.heads)
+    supported = tuple(heads)
     named = values.get("architectures") or []
-    encoder = next((name for name, head in family.heads.items() if not head), None)
-    if encoder and pools(path.parent) and not any(str(name).endswith(LABELLED) for name in named):
-        return encoder
     named = [named] if isinstance(named, str) else named
+    encoder = next((name for name, head in heads.items() if not head), None)
+    if encoder and pools(path.parent) and not (isinstance(named, list) and any(str(name).endswith(LABELLED) for name in named)):
+        return encoder
     if not isinstance(named, list) or not named:
         raise InputError(
             f"{path}: architectures does not say which class the model is, such as {supported[0]}; save the model with "
@@ -159,9 +183,14 @@ def refuse_odd_sizes(config: "PretrainedConfig", family: Family, path: Path) -> 
         raise InputError(f"{path}: the activation {activation!r} is none that transformers knows")
 
 
-def refuse_ignored(values: dict[str, Any], path: Path) -> None:
-    """Raise InputError, naming it, where an option asks for what loading the model would not give."""
+def refuse_ignored(values: dict[str, Any], path: Path, other_positions: bool) -> None:
+    """Raise InputError, naming it, where an option asks for what loading the model would not give.
+
+    `other_positions`: whether the model may be one that has others than absolute positions.
+    """
     for option, reason in IGNORED.items():
+        if option == "position_embedding_type" and other_positions:
+            continue
         if values.get(option) and str(values[option]).lower() != "absolute":
             raise InputError(f"{path}: {option} is {json.dumps(values[option])[:80]}: {reason}")
     auto_map = values.get("auto_map")

@@ -67,18 +67,24 @@ def families() -> dict[str, Family]:
 
 
 def family_of(config: "PretrainedConfig") -> Family:
-    """The family that `config` belongs to."""
-    return family_named(config.model_type)
+    """The family that `config` belongs to: that of its type, or what is found by structure; raises InputError."""
+    if known := families().get(config.model_type):
+        return known
+    from prune2deploy.models.generic import generic_family
+
+    return generic_family(config)
 
 
-def family_named(model_type: str) -> Family:
-    """The family of that type; raises InputError, naming those supported, when there is none."""
+def refuse_impossible(model_type: str) -> None:
+    """Raise InputError where models of that type cannot be pruned."""
     if reason := IMPOSSIBLE.get(model_type):
         raise InputError(f"models of type {model_type!r} cannot be pruned so: {reason}")
-    if model_type not in families():
-        supported = ", ".join(sorted(families()))
-        raise InputError(f"models of type {model_type[:80]!r} are not supported yet; supported are: {supported}")
-    return families()[model_type]
+
+
+def unsupported(model_type: str) -> InputError:
+    """What to raise for a type that nobody knows."""
+    supported = ", ".join(sorted(families()))
+    return InputError(f"models of type {model_type[:80]!r} are not supported yet; supported are: {supported}")
 
 
 def blocks_of(model: "PreTrainedModel") -> list[Block]:

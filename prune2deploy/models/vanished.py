@@ -29,6 +29,7 @@ class BiasOnly(nn.Module):
 
     def __init__(self, projection: nn.Linear | nn.Conv2d, tuple_of: int = 0, full: bool = False):
         super().__init__()
+        self.made_up = projection.bias is None
         bias = projection.bias if projection.bias is not None else projection.weight.new_zeros(len(projection.weight))
         self.bias = nn.Parameter(bias.detach().clone())
         self.tuple_of, self.full = tuple_of, full

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Buffers that no answer depends on: they are computed anew, or count what training did.
-HARMLESS = r"(^|\.)position_ids$|(^|\.)embeddings\.(token_type_ids|mask_token)$|\.num_batches_tracked$"
+HARMLESS = r"(^|\.)position_ids$|(^|\.)embeddings\.(token_type_ids|mask_token)$|\.num_batches_tracked$|(^|\.)inv_freq$"
 POOLER = r"^(\w+\.)?pooler\."  # of a model without a head: what it is not asked for may be there or not
 VARIANT = re.compile(r"model\.[\w-]+(-\d{5}-of-\d{5})?\.safetensors")  # the same weights in another precision
 PREFIXES = {

@@ -8,11 +8,10 @@ from prune2deploy.errors import CheckFailedError
 from prune2deploy.models.checkpoint import load
 from prune2deploy.pruning.search.fit import highest_speedup
 from prune2deploy.pruning.shelf import Shelf
-from prune2deploy.pruning.workbench import HELD_OUT, Workbench
+from prune2deploy.pruning.workbench import HELD_OUT, UNSEEN, Workbench
 from prune2deploy.tasks.paired import Loss, loss_between
 from prune2deploy.tasks.predict import labels_of, metric_of, torch_run
 
-SAMPLES = 2048  # that the loss is taken on
 SLOWEST, FASTEST = 1.05, 8.0  # speedups that are looked between
 PRECISE = 1.04  # ratio of the speedups that enclose the answer, at which the search ends
 
@@ -67,7 +66,7 @@ class UnseenLoss:
     def __init__(self, workbench: Workbench):
         settings = workbench.project.calibration
         self.task = workbench.task
-        reserve = self.task.reserve(SAMPLES, settings.seed, settings.samples + HELD_OUT) or workbench.left_over
+        reserve = self.task.reserve(UNSEEN, settings.seed, settings.samples + HELD_OUT) or workbench.left_over
         self.samples = reserve if len(reserve) > len(workbench.held_out) else workbench.held_out
         with workbench.progress.track("scoring the dense model", 1) as advance:
             run = torch_run(workbench.model, self.task)

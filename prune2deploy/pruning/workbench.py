@@ -29,8 +29,9 @@ from prune2deploy.progress import Progress
 from prune2deploy.provenance import COMPUTED, cache_key, versions
 from prune2deploy.pruning.compute import compute_device
 from prune2deploy.pruning.judge import Stages, Stopwatch
-from prune2deploy.pruning.methods.method import Method, State, undoable
+from prune2deploy.pruning.methods.method import Method, State, Step, undoable
 from prune2deploy.pruning.methods.registry import DEFAULT_METHOD, method_named
+from prune2deploy.pruning.recovery.distil import BATCH, Lesson, distil
 from prune2deploy.pruning.search.costs import Costs, FlopCosts, LatencyCosts, macs_of
 from prune2deploy.pruning.search.fit import AIM, ROUNDS, Candidate, EngineBench, fit_to_engine, floor_of, refuse_silly
 from prune2deploy.pruning.statistics.calibrate import Calibration
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 EQUAL = 1e-5  # masked against shrunk logits, relative to the largest logit
 HELD_OUT = 256  # calibration samples that no statistics are taken from
+UNSEEN = 2048  # of the others, on which a loss is taken that nothing is fitted to
 AWAY_MARGIN = 0.03  # of the budget, kept free where the target device is not here to measure on
 
 
@@ -140,12 +142,37 @@ class Workbench:
         state = State(candidate.plan, method.masked(candidate.plan))
         stages.add("search", state, watch.lap())
         target = budget.value if budget.kind == "flops" else candidate.predicted_ms
-        for name, step in method.steps(costs, max(target, costs.fixed)):
+        steps = [*method.steps(costs, max(target, costs.fixed)), *self._training()]
+        for name, step in steps:
             undo = undoable(state)
             watch.lap()
             state = step(state)
             state = State(state.plan, state.model) if stages.add(name, state, watch.lap()) else undo()
         return Pruned(budget, state, candidate, rounds, [dense, *stages.results])
+
+    def _training(self) -> list[tuple[str, Step]]:
+        """What is trained at the end, where the project asks for it."""
+        settings, seed = self.project.recovery, self.project.calibration.seed
+        if settings.train is None:
+            return []
+        lesson = Lesson(self.working, self.task, self._to_learn_from(), settings, seed, self.state)
+
+        def step(state: State) -> State:
+            distil(lesson, state.model, state.plan, self.progress)
+            return state
+
+        return [("distillation", step)]
+
+    def _to_learn_from(self) -> list[Samples]:
+        """The samples that statistics are of, and others of the calibration split, but none that anything is judged on.
+
+        As many as training sees, where there are so many.
+        """
+        calibration, missing = self.project.calibration, self.project.recovery.steps * BATCH - len(self.samples)
+        if missing <= 0:
+            return [self.samples]
+        others = self.task.reserve(missing, calibration.seed, calibration.samples + HELD_OUT, passed=UNSEEN)
+        return [self.samples, others] if others is not None else [self.samples]
 
     def refuse_silly(self, budget: Budget) -> float:
         """As `fit.refuse_silly`; milliseconds are judged by what the dense model takes today, where that can be measured."""

@@ -82,6 +82,7 @@ class Manifest(Sealed):
     checks: list[Check]
     tolerance: float
     versions: dict[str, str]
+    layout: Literal["triton", "sentence-transformers"] = "triton"
 
 
 class PartManifest(Sealed):
@@ -189,6 +190,22 @@ def seal_problems(entry: Path, version: str) -> list[str]:
         problems += [f"{prefix}{name} was changed" for name in said if name in found and found[name] != said[name]]
         problems += [f"{prefix}{name} was added" for name in found if name not in said]
     return problems
+
+
+def folder_problems(folder: Path) -> list[str]:
+    """As `seal_problems`, of a package that is a folder of its own, and no version of an entry."""
+    sealed = read_sealed(folder)
+    stored = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    problems = ["the manifest was changed"] if sealed.digest != digest_of(stored) else []
+    said, found = sealed.files, own_files(folder)
+    problems += [f"{name} is missing" for name in said if name not in found]
+    problems += [f"{name} was changed" for name in said if name in found and found[name] != said[name]]
+    return problems + [f"{name} was added" for name in found if name not in said]
+
+
+def is_folder(package: Path) -> bool:
+    """Whether `package` is a folder of its own, and no entry of a model repository or a version of one."""
+    return (package / MANIFEST_FILE).is_file() and read_manifest(package).layout != "triton"
 
 
 def entry_name(name: str | None, project: Project) -> str:

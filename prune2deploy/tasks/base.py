@@ -234,8 +234,11 @@ class Task(ABC):
         """Up to `count` samples of the calibration split, drawn with `seed`."""
 
     @abstractmethod
-    def reserve(self, count: int, seed: int, taken: int) -> Samples | None:
-        """Up to `count` samples of the calibration split that `calibration(taken, seed)` leaves; None where it takes all."""
+    def reserve(self, count: int, seed: int, taken: int, passed: int = 0) -> Samples | None:
+        """Up to `count` samples of the calibration split that `calibration(taken, seed)` leaves; None where there are none.
+
+        `passed`: so many of those are left out, which are the ones that are taken where it is 0.
+        """
 
     @abstractmethod
     def evaluation(self) -> Samples:
@@ -291,6 +294,11 @@ class Task(ABC):
 
         [output] = self.outputs
         return {output: torch.from_numpy(labels)}
+
+    @property
+    def graph_outputs(self) -> tuple[str, ...]:
+        """What an exported graph gives, by name: the outputs, and what else `said` has."""
+        return self.outputs
 
     def said(self, model: "PreTrainedModel", inputs: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
         """The outputs of `model` for `inputs`, by name."""

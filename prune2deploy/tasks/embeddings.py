@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 VECTOR = "sentence_embedding"  # as others call it, and no operator
+TOKENS = "last_hidden_state"
 COMPARED = (("sentence1", "sentence2"), ("text1", "text2"))  # two texts and a score
 SEARCHED = (("query", "document"), ("query", "passage"), ("query", "positive"), ("anchor", "positive"),
             ("question", "answer"), ("question", "context"), ("question", "passage"))  # fmt: skip
@@ -63,6 +64,7 @@ class Embeddings(FromTexts):
     ):
         super().__init__(model_dir, config, data, root, scoring)
         self.pairs = False  # to the model, both texts of a pair are single
+        self.gives_tokens = False  # whether a graph gives the states of all tokens, too, for others to pool
 
     @classmethod
     def is_for(cls, config: "PretrainedConfig") -> bool:
@@ -187,12 +189,18 @@ class Embeddings(FromTexts):
             )
         return Similarity(VECTOR, ranks)
 
+    @property
+    def graph_outputs(self) -> tuple[str, ...]:
+        """See Task."""
+        return (*self.outputs, TOKENS) if self.gives_tokens else self.outputs
+
     def said(self, model: "PreTrainedModel", inputs: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
         """See Task."""
         returned = model(**inputs)
         if family_of(self.config).pools_itself:
             return {VECTOR: returned.text_embeds if "text_embeds" in returned else returned.pooler_output}
-        return {VECTOR: self.modules.vectors(returned.last_hidden_state, inputs["attention_mask"])}
+        vectors = {VECTOR: self.modules.vectors(returned.last_hidden_state, inputs["attention_mask"])}
+        return vectors | ({TOKENS: returned.last_hidden_state} if self.gives_tokens else {})
 
     def targets(self, labels: np.ndarray) -> "dict[str, torch.Tensor] | None":
         """See Task: which texts are alike does not say what their vectors should be."""

@@ -46,14 +46,15 @@ class FromRows(Task):
             rows = rows.select(sorted(self._drawn(rows, wanted, seed)))
         return self.samples_of(rows, self.data.calibration)
 
-    def reserve(self, count: int, seed: int, taken: int) -> Samples | None:
+    def reserve(self, count: int, seed: int, taken: int, passed: int = 0) -> Samples | None:
         """See Task."""
         rows, before = self.rows(self.data.calibration), self._rows_for(taken)
         if len(rows) <= before:
             return None
         left = np.setdiff1d(np.arange(len(rows)), self._drawn(rows, before, seed))
-        rows = rows.select(sorted(np.random.default_rng(seed).permutation(left)[: self._rows_for(count)].tolist()))
-        return self.samples_of(rows, self.data.calibration)
+        first = -(-passed // self.together)
+        chosen = np.random.default_rng(seed).permutation(left)[first : first + self._rows_for(count)]
+        return self.samples_of(rows.select(sorted(chosen.tolist())), self.data.calibration) if len(chosen) else None
 
     def evaluation(self) -> Samples:
         """See Task."""

@@ -159,8 +159,7 @@ def _told(task: Task, answer: np.ndarray | str) -> str:
         return f"{float(answer.reshape(-1)[0]):.4g}"
     if answer.ndim > 1:
         return f"answers to {len(answer)} tokens"
-    names = task.label_names()
-    if not names:
+    if len(task.outputs) > 1 or not task.objective.scalable:
         return f"{answer.size} numbers ({', '.join(f'{number:.3g}' for number in answer[:3])}, …)"
-    odds, best = np.exp(answer - answer.max()), int(answer.argmax())
-    return f"{names[best]!r} ({odds[best] / odds.sum():.3f})"
+    odds, best, names = np.exp(answer - answer.max()), int(answer.argmax()), task.label_names()
+    return f"{repr(names[best]) if names else f'class {best}'} ({odds[best] / odds.sum():.3f})"

