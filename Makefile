@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(CURDIR)/$(VENV)/bin
 STAMP := $(VENV)/.installed
 TRITON := .triton
+SENTENCE := .sentence-transformers
 
 .PHONY: demo test lint clean
 
@@ -13,7 +14,7 @@ demo: $(STAMP)
 	cd demo && $(BIN)/prune2deploy init ../examples/topics/model --data ../examples/topics/data
 	cd demo && $(BIN)/prune2deploy run --speedup 2 --name topics
 
-test: $(STAMP) $(TRITON)/.installed
+test: $(STAMP) $(TRITON)/.installed $(SENTENCE)/.installed
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
@@ -34,5 +35,10 @@ $(TRITON)/.installed: tests/tritonserver.py constraints.txt
 	$(PYTHON) tests/tritonserver.py $(TRITON)
 	touch $@
 
+# the real sentence-transformers with its ONNX backend, which needs an older transformers; likewise
+$(SENTENCE)/.installed: tests/sentence_library.py
+	$(PYTHON) tests/sentence_library.py $(SENTENCE)
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(TRITON) demo
+	rm -rf $(VENV) $(TRITON) $(SENTENCE) demo

@@ -34,6 +34,9 @@ def save_model(task, directory):
     model = tiny.randomise(getattr(transformers, HEADS[task])(BertConfig(**sizes, **more)))
     model.save_pretrained(directory)
     tiny.save_tokenizer(directory, ["input_ids", "token_type_ids", "attention_mask"])
+    settings = directory / "tokenizer_config.json"  # as transformers 4 reads it, too
+    said = json.loads(settings.read_text(encoding="utf-8"))
+    settings.write_text(json.dumps({**said, "tokenizer_class": "PreTrainedTokenizerFast"}), encoding="utf-8")
     if task == "embeddings":
         save_modules(directory)
     return directory

@@ -38,7 +38,10 @@ CLOSE = 1e-5
 # one of each structure: layers that run again, that differ, windows, convolutions (groups: test_next_token.py)
 WHOLE_WAY = {"albert", "modernbert", "swin", "resnet"}
 # layers and head of another one, so that their graph is the same
-SAME_GRAPH = {"xlm-roberta", "camembert", "siglip", "deit", "dinov2_with_registers", "electra"}
+SAME_GRAPH = {
+    "xlm-roberta", "camembert", "siglip", "deit", "dinov2_with_registers", "electra", "clip_vision_model",
+    "siglip_vision_model", "siglip_text_model",
+}  # fmt: skip
 
 
 def rng_kept(block, number, rng, share):
