@@ -1,4 +1,4 @@
-"""The real sentence-transformers with its ONNX backend, which needs an older transformers than ours; for tests and benchmarks.
+"""The real sentence-transformers with its ONNX backend, which needs an older transformers; for tests and benchmarks.
 
 `python tests/sentence_library.py DIRECTORY` installs it there, in a virtual environment of its own (`make test` does so).
 Where it cannot be had, the reason is left in the directory, and tests that need it are skipped with it.

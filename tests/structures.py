@@ -42,6 +42,7 @@ from transformers import (
     NomicBertConfig,
     ResNetConfig,
     RobertaConfig,
+    SegformerConfig,
     SiglipConfig,
     SiglipTextConfig,
     SiglipVisionConfig,
@@ -93,12 +94,16 @@ CONFIGURATIONS = {
     "clip_text_model": CLIPTextConfig(**TEXT, **PLAIN, projection_dim=16, bos_token_id=2, eos_token_id=3),
     "siglip_text_model": SiglipTextConfig(**TEXT, **PLAIN, projection_size=32, bos_token_id=2, eos_token_id=3),
     "t5": T5Config(
-        **{name: value for name, value in TEXT.items() if name != "max_position_embeddings"}, d_model=32, d_kv=6, d_ff=48, num_layers=3, num_heads=4, relative_attention_num_buckets=8,
-        feed_forward_proj="gated-gelu",
+        **LABELS, vocab_size=TEXT["vocab_size"], pad_token_id=0, d_model=32, d_kv=6, d_ff=48, num_layers=3, num_heads=4,
+        relative_attention_num_buckets=8, feed_forward_proj="gated-gelu",
     ),
     "clip_vision_model": CLIPVisionConfig(**NARROW, image_size=16, patch_size=4, projection_dim=24),
     "siglip_vision_model": SiglipVisionConfig(**NARROW, image_size=16, patch_size=4),
     "dinov3_vit": DINOv3ViTConfig(**PICTURE, num_register_tokens=2, use_gated_mlp=True, hidden_act="silu"),
+    "segformer": SegformerConfig(
+        **LABELS, hidden_sizes=[8, 16], depths=[2, 1], num_attention_heads=[2, 4], mlp_ratios=[3, 2], num_encoder_blocks=2,
+        patch_sizes=[7, 3], strides=[4, 2], sr_ratios=[2, 1], decoder_hidden_size=12,
+    ),
     "convnext": ConvNextConfig(**LABELS, hidden_sizes=[8, 16], depths=[2, 2], num_stages=2, patch_size=4),
     "swin": SwinConfig(
         **LABELS, image_size=IMAGE, patch_size=2, embed_dim=16, depths=[2, 1], num_heads=[2, 4], window_size=4, mlp_ratio=2.0
@@ -148,8 +153,8 @@ def of_images(family):
 def save_processor_of(model, directory):
     """What makes the inputs of `model`."""
     if is_text(model.config.model_type):
-        names = ["input_ids", *(["token_type_ids"] if model.config.model_type in ("bert", "albert") else []), "attention_mask"]
-        save_tokenizer(directory, names)
+        types = ["token_type_ids"] if model.config.model_type in ("bert", "albert") else []
+        save_tokenizer(directory, ["input_ids", *types, "attention_mask"])
         return
     size = getattr(model.config, "vision_config", model.config).image_size
     save_processor(directory, size if isinstance(size, int) else size[0])

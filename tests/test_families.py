@@ -151,7 +151,8 @@ def test_a_saved_model_comes_back_bit_by_bit(case, share, folder, tmp_path):
     found = load(tmp_path)
     for name, tensor in slim.state_dict().items():
         assert torch.equal(found.state_dict()[name], tensor)
-    assert_same(logits(found, task, samples), logits(slim, task, samples))  # where a tensor lies in memory decides how it is multiplied
+    # where a tensor lies in memory decides how it is multiplied
+    assert_same(logits(found, task, samples), logits(slim, task, samples))
 
 
 @pytest.mark.slow

@@ -150,7 +150,8 @@ def _architecture(values: dict[str, Any], heads: Mapping[str, str], path: Path) 
     named = values.get("architectures") or []
     named = [named] if isinstance(named, str) else named
     encoder = next((name for name, head in heads.items() if not head), None)
-    if encoder and pools(path.parent) and not (isinstance(named, list) and any(str(name).endswith(LABELLED) for name in named)):
+    labelled = isinstance(named, list) and any(str(name).endswith(LABELLED) for name in named)
+    if encoder and pools(path.parent) and not labelled:
         return encoder
     if not isinstance(named, list) or not named:
         raise InputError(

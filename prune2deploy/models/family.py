@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LABELLED = (
     "ForSequenceClassification", "ForTokenClassification", "ForImageClassification", "ForImageClassificationWithTeacher",
+    "ForSemanticSegmentation",
 )  # fmt: skip
 LANGUAGE_MODELS = ("ForCausalLM", "ForMaskedLM")
 ENCODERS = ("Model", "ModelWithProjection")

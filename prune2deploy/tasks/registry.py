@@ -13,6 +13,7 @@ from prune2deploy.tasks.masked_lm import MaskedLm
 from prune2deploy.tasks.multi_label import MultiLabel
 from prune2deploy.tasks.next_token import NextToken
 from prune2deploy.tasks.question_answering import QuestionAnswering
+from prune2deploy.tasks.segmentation import Segmentation
 from prune2deploy.tasks.text_classification import TextClassification
 from prune2deploy.tasks.text_scores import TextScores
 from prune2deploy.tasks.token_classification import TokenClassification
@@ -27,7 +28,7 @@ TASKS: dict[str, type[Task]] = {
     task.name: task
     for task in (
         TextScores, TextClassification, MultiLabel, TokenClassification, QuestionAnswering, MaskedLm, Embeddings,
-        ImageClassification, ImageEmbeddings, NextToken,
+        ImageClassification, ImageEmbeddings, Segmentation, NextToken,
     )
 }  # fmt: skip
 

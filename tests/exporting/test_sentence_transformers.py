@@ -83,7 +83,7 @@ def test_the_library_gives_the_same_scores(answering, folders, library):
 
 def test_a_folder_can_be_validated_and_damage_is_seen(folders, tmp_path, monkeypatch):
     install(monkeypatch)
-    folder, said = folders["embeddings"]
+    folder, _ = folders["embeddings"]
     monkeypatch.chdir(folder.parent)
     found = answer(cli("validate", folder, "--json"))
     assert found["passed"]

@@ -183,8 +183,7 @@ def test_batches_have_all_samples_once_and_of_a_length():
     batches = batches_of(Fake(), np.random.default_rng(1))
     assert sorted(index for batch in batches for index in batch) == list(range(1500))
     assert max(map(len, batches)) == distilling.BATCH
-    spreads = [max(Fake.lengths[index] for index in batch) - min(Fake.lengths[index] for index in batch) for batch in batches]
-    assert np.mean(spreads) < 8
+    assert np.mean([np.ptp([Fake.lengths[index] for index in batch]) for batch in batches]) < 8
 
 
 def test_the_dense_model_is_asked_once_where_there_is_room(folders, tmp_path, monkeypatch):

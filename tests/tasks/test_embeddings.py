@@ -14,7 +14,8 @@ from prune2deploy.models.sentence_modules import read_modules
 from prune2deploy.tasks.embeddings import VECTOR, Embeddings
 from prune2deploy.tasks.predict import labels_of, metric_of, outputs_of, score_of, torch_run
 
-ROWS = [{"query": f"won {word}", "document": f"the {word} lost"} for word in ("army", "king", "song", "film", "house", "river")]
+SUBJECTS = ("army", "king", "song", "film", "house", "river")
+ROWS = [{"query": f"won {word}", "document": f"the {word} lost"} for word in SUBJECTS]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,8 @@ def test_pooling_is_that_of_the_model_s_own_files(of, model_dir, mode, normalise
 
 
 def test_pooling_by_one_word_and_of_several(of, model_dir):
-    (model_dir / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "mean_sqrt_len_tokens"}), encoding="utf-8")
+    named = json.dumps({"pooling_mode": "mean_sqrt_len_tokens"})
+    (model_dir / "1_Pooling" / "config.json").write_text(named, encoding="utf-8")
     assert read_modules(model_dir).modes == ("mean_sqrt_len_tokens",)
     both = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}
     (model_dir / "1_Pooling" / "config.json").write_text(json.dumps(both), encoding="utf-8")
@@ -139,7 +141,7 @@ def break_file(directory, path, **said):
         (lambda at: (at / "1_Pooling" / "config.json").write_text("[]"), "not an object of options"),
         (lambda at: add_dense(at, "torch.nn.modules.activation.ReLU"), "activation_function is relu; identity and tanh work"),
         (lambda at: (add_dense(at), (at / "2_Dense" / "model.safetensors").unlink()), "no model.safetensors here"),
-        (lambda at: (add_dense(at), (at / "2_Dense" / "model.safetensors").write_bytes(b"x")), "not the weights of a dense"),
+        (lambda at: (add_dense(at), (at / "2_Dense" / "model.safetensors").write_bytes(b"x")), "not the weights"),
     ],
 )
 def test_what_we_would_compute_otherwise_is_refused(of, model_dir, damage, told):
@@ -155,7 +157,8 @@ def test_what_we_would_compute_otherwise_is_refused(of, model_dir, damage, told)
     ],
 )
 def test_modules_in_another_order_are_refused(of, model_dir, modules, told):
-    listed = [{"idx": 0, "name": "0", "path": "" if name == "Transformer" else "1_Pooling", "type": f"s.{name}"} for name in modules]
+    paths = {"Transformer": ""}
+    listed = [{"idx": 0, "name": "0", "path": paths.get(name, "1_Pooling"), "type": f"s.{name}"} for name in modules]
     (model_dir / "modules.json").write_text(json.dumps(listed), encoding="utf-8")
     assert told in refusal(lambda: of()[1].modules)
 

@@ -85,7 +85,8 @@ def test_numbers_of_a_data_set_go_by_its_names(of, model_dir, tmp_path):
     names = ["old", "long", "funny", "angry"]  # in another order than the model's
     feature = datasets.List(datasets.ClassLabel(names=names))
     rows = {"text": ["won"] * 8, "label": [[names.index(mood) for mood in row] for row in ROWS]}
-    found = datasets.Dataset.from_dict(rows, features=datasets.Features({"text": datasets.Value("string"), "label": feature}))
+    features = datasets.Features({"text": datasets.Value("string"), "label": feature})
+    found = datasets.Dataset.from_dict(rows, features=features)
     datasets.DatasetDict({"train": found, "validation": found}).save_to_disk(tmp_path / "saved")
     project = tiny.make_project(
         model_dir, tmp_path / "saved", "multi-label", tmp_path, workload=[{"batch": 2, "seq_len": 8}]

@@ -90,7 +90,8 @@ def test_labels_point_at_the_answer_or_at_the_first_token(of):
 @pytest.mark.parametrize(
     "answers",
     [
-        {"text": ["o"], "answer_start": [8]}, "o", ["o"], [{"text": "o", "answer_start": 8}], {"text": "o", "answer_start": 8},
+        {"text": ["o"], "answer_start": [8]}, "o", ["o"], [{"text": "o", "answer_start": 8}],
+        {"text": "o", "answer_start": 8},
         {"text": ["o", "u"], "answer_start": [8, 4]},
     ],
 )  # fmt: skip
@@ -180,7 +181,9 @@ def test_the_score_is_of_the_best_window_of_each_question():
     windows = [Window(0, "a b", spans), Window(0, "a b", spans), Window(1, "c d", spans), Window(2, "e f", spans)]
     start = np.array([[0, 1, 0], [0, 0, 5], [9, 1, 0], [0, 3, 0]], dtype=float)
     labels = np.array([[0, 0, number] for number in range(4)])
-    for answers, wanted in (([["b"], ["c"], ["x"]], [1, 1, 0]), ([["b"], [], ["e"]], [1, 1, 1]), ([["a"], [], ["f"]], [0, 1, 0])):
+    for answers, wanted in (
+        ([["b"], ["c"], ["x"]], [1, 1, 0]), ([["b"], [], ["e"]], [1, 1, 1]), ([["a"], [], ["f"]], [0, 1, 0])
+    ):  # fmt: skip
         metric = SquadMetric((START, END), windows, answers, exact=True)
         metric.update({START: start[:3], END: start[:3]}, labels[:3])
         metric.update({START: start[3:], END: start[3:]}, labels[3:])

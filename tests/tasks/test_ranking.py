@@ -71,7 +71,8 @@ def test_every_query_is_held_against_every_document(quality):
     wanted = []
     for query in sorted({query for query, _ in pairs}):
         cosines = [
-            queries[query] @ documents[each] / np.linalg.norm(queries[query]) / np.linalg.norm(documents[each]) for each in there
+            queries[query] @ documents[each] / np.linalg.norm(queries[query]) / np.linalg.norm(documents[each])
+            for each in there
         ]
         right = [float((query, each) in pairs) for each in there]
         ranked = np.array(right)[np.argsort(-np.array(cosines))]

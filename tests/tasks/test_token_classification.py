@@ -153,7 +153,7 @@ def test_labels_that_are_no_entities_are_scored_one_by_one(of, model_dir):
     task = of(WORDS, TAGS)
     samples = task.evaluation()
     assert task.metric(samples).name == "entity F1"
-    task.config.id2label = {index: name for index, name in enumerate(["NOUN", "VERB", "ADJ", "DET", "X"])}
+    task.config.id2label = dict(enumerate(["NOUN", "VERB", "ADJ", "DET", "X"]))
     assert task.metric(samples).name == "accuracy"
 
 
