@@ -115,7 +115,8 @@ def main() -> None:
     found = [(speedup, kind, one_run(work, speedup, kind)) for kind in kinds for speedup in SPEEDUPS]
     rows = [row(*each) for each in found if "error" not in each[2]]
     device = next(report["device"] for _, _, report in found if "error" not in report)
-    lines = [f"# An embedder, {SAMPLES} texts to calibrate on ({device['name']}, {device['cores']} cores)", "", f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    title = f"# An embedder, {SAMPLES} texts to calibrate on ({device['name']}, {device['cores']} cores)"
+    lines = [title, "", f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     lines += [f"| {' | '.join(map(str, cells))} |" for cells in rows]
     (options.out / "embeddings.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (options.out / "embeddings.json").write_text(json.dumps([report for _, _, report in found], indent=1), encoding="utf-8")

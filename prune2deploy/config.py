@@ -52,7 +52,7 @@ class ScoringSettings(Record):
     """What the task metric is, where the task has several."""
 
     metric: str | None = Field(None, description="None: the task's first")
-    threshold: float = Field(0.5, gt=0, lt=1, description="the probability from which a label of several is given")
+    threshold: float | None = Field(None, gt=0, lt=1, description="the probability that gives a label of several; None: 0.5")
 
 
 class CalibrationSettings(Record):

@@ -118,7 +118,7 @@ MODELS = {
     "nameless": (config(id2label=None, label2id=None, num_labels=3), None),
     "of a task": (config(task_specific_params={"text-classification": {"num_labels": 3}}), None),
     "relative positions": (config(position_embedding_type="relative_key"), "position_embedding_type"),
-    "many labels": (config(problem_type="multi_label_classification"), "multi-label"),
+    "many labels": (config(problem_type="multi_label_classification"), None),
     "from 1": (config(id2label={"1": "art", "2": "sport", "3": "war"}, label2id={}), "count from 0 to 2"),
 }
 TOKENIZERS = {

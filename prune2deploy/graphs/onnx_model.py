@@ -50,7 +50,8 @@ def dense_onnx(model: "PreTrainedModel", task: "Task", directory: Path, digest: 
 
     What another exporter made of it is not taken, and removed: two graphs that are timed against each other must be of one.
     """
-    name = f"{digest[:16]}-{'-'.join([*task.dynamic_axes(), *task.graph_outputs])}"
+    more = [name for name in task.graph_outputs if name not in task.outputs]
+    name = f"{digest[:16]}-{'-'.join([*task.dynamic_axes(), *more])}"
     path = directory / f"{name}.{export_key(digest, task)}.onnx"
     if not path.exists():
         export_onnx(model, task, path)

@@ -108,8 +108,8 @@ def modules_of(directory: Path) -> list[tuple[str, Path]]:
         return []
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))
-        found = [(str(each["type"]).rpartition(".")[2], str(each["path"])) for each in listed]
-    except (ValueError, OSError, KeyError, TypeError):
+        found = [(str(each["type"]).rpartition(".")[2], str(each.get("path", ""))) for each in listed]
+    except (ValueError, OSError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path}: not readable as a list of sentence-transformers' modules; remove it or mend it") from None
     for kind, folder in found:
         if Path(folder).is_absolute() or ".." in Path(folder).parts:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PretrainedConfig
 
+THRESHOLD = 0.5
 EACH = "*"  # in the project file: each label has a column of its own, called as the model calls it
 
 
@@ -29,14 +30,19 @@ class MultiLabel(TextClassification):
     name = "multi-label"
     objective = Joint({LOGITS: Bernoulli()})
     metrics: ClassVar[Metrics] = {
-        "micro-f1": lambda task, samples: MultiLabelF1(LOGITS, task.scoring.threshold, micro=True),
-        "macro-f1": lambda task, samples: MultiLabelF1(LOGITS, task.scoring.threshold, micro=False),
+        "micro-f1": lambda task, samples: MultiLabelF1(LOGITS, task.threshold, micro=True),
+        "macro-f1": lambda task, samples: MultiLabelF1(LOGITS, task.threshold, micro=False),
     }  # fmt: skip
     serving = Serving(
         outputs={LOGITS: "LOGITS"}, answer="multi_labels_model",
         gives={"LABELS": ("string", (1,)), "SCORES": ("float32", (-1,))},
     )  # fmt: skip
     least_of_own = 0.25  # which a model that is right about the common labels reaches
+
+    @property
+    def threshold(self) -> float:
+        """The probability from which a label is given."""
+        return self.scoring.threshold or THRESHOLD
 
     @classmethod
     def is_for(cls, config: "PretrainedConfig") -> bool:
@@ -134,7 +140,7 @@ class MultiLabel(TextClassification):
 
     def predictions(self, outputs: Outputs) -> np.ndarray:
         """0 or 1 of each label, by the threshold."""
-        return (outputs[LOGITS].values >= logit(self.scoring.threshold)).astype(np.float32)
+        return (outputs[LOGITS].values >= logit(self.threshold)).astype(np.float32)
 
     def constant(self, labels: Labels) -> Run:
         """See Task: the labels that more samples have than not, or else the most frequent one."""
@@ -149,7 +155,7 @@ class MultiLabel(TextClassification):
     def write_answering(self, directory: Path) -> None:
         """See Task: the names, and the threshold."""
         super().write_answering(directory)
-        write_text(directory / ANSWERING_FILE, pretty_json({"threshold": self.scoring.threshold}) + "\n")
+        write_text(directory / ANSWERING_FILE, pretty_json({"threshold": self.threshold}) + "\n")
 
 
 MARKS: dict[Any, int] = {0: 0, 1: 1, "0": 0, "1": 1, "false": 0, "true": 1, "False": 0, "True": 1, "": 0, None: 0}

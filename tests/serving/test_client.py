@@ -59,7 +59,7 @@ def test_answers_are_counted_as_what_they_are():
     tally = Tally()
     for given in ([[1.0, 2.0]], [[1.0, 2.005]], [[1.0, 2.5]], [[np.nan, 2.0]], [[1.0]], None):
         tally.spans.append(0.01)
-        tally.note(request, {} if given is None else {"LOGITS": np.array(given, np.float32)}, 0.01)
+        tally.note(request, {} if given is None else {"logits": np.array(given, np.float32)}, 0.01)
     found = summed([tally], wall=0.5)
     assert (found["requests"], found["samples"], found["wrong"]) == (6, 6, 4)
     assert found["samples_per_second"] == 12
@@ -71,7 +71,7 @@ def test_an_answer_is_right_where_every_output_is():
     request = Request({}, right, {})
     tally = Tally()
     for given in (
-        right | {"LABEL": np.array([b"unasked"])}, {name.upper(): each for name, each in reversed(right.items())},
+        right | {"LABEL": np.array([b"unasked"])}, dict(reversed(right.items())),
         right | {"end": right["start"]}, right | {"start": right["end"]}, {"start": right["start"]},
         {"start": right["end"], "end": right["start"]},
     ):  # fmt: skip

@@ -305,7 +305,7 @@ def test_server_that_dies_is_counted(needs_server, tmp_path):
 
 def test_bench_of_what_is_not_served(server, exported, tmp_path):
     where = ["--repository", exported.repository, "--out", tmp_path / "result.json"]
-    refused(cli("bench", server.url, "topics_labels", *where), "is a step of an ensemble")
+    refused(cli("bench", server.url, "topics_labels", *where), "is the labels step")
     refused(cli("bench", "127.0.0.1:9", "topics", *where), "no answer for 'topics'")
     refused(cli("bench", server.url, "none", *where), "no such package")
     refused(cli("bench", server.url, "topics", *where, "--rate", 3, "--concurrency", 2), "one of --concurrency and --rate")

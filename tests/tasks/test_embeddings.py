@@ -139,7 +139,7 @@ def break_file(directory, path, **said):
         (lambda at: break_file(at, "config_sentence_transformers.json", default_prompt_name="q"), "the prompts are none"),
         (lambda at: (at / "1_Pooling" / "config.json").write_text("{"), "cannot be read as JSON"),
         (lambda at: (at / "1_Pooling" / "config.json").write_text("[]"), "not an object of options"),
-        (lambda at: add_dense(at, "torch.nn.modules.activation.ReLU"), "activation_function is relu; identity and tanh work"),
+        (lambda at: add_dense(at, "torch.nn.modules.activation.ReLU"), "activation_function is relu; identity and tanh"),
         (lambda at: (add_dense(at), (at / "2_Dense" / "model.safetensors").unlink()), "no model.safetensors here"),
         (lambda at: (add_dense(at), (at / "2_Dense" / "model.safetensors").write_bytes(b"x")), "not the weights"),
     ],

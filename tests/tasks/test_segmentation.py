@@ -47,8 +47,8 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def case(folder, tmp_path):
     project = tiny.make_project(
-        folder / "model", folder / "data", "semantic-segmentation", tmp_path, data_columns={"image": "image", "label": "label"},
-        workload=[{"batch": 2}],
+        folder / "model", folder / "data", "semantic-segmentation", tmp_path,
+        data_columns={"image": "image", "label": "label"}, workload=[{"batch": 2}],
     )  # fmt: skip
     return tiny.loaded_task(project)
 

@@ -364,5 +364,5 @@ def test_task_must_fit_the_model(vit_dir, text_data, make_project, tmp_path):
 
 
 def test_unknown_task_and_column_role_name_the_known_ones(make_task):
-    assert "multi-label, next-token, question-answering, text-classification" in refusal(task_named, "translation")
+    assert "question-answering, semantic-segmentation, text-classification" in refusal(task_named, "translation")
     assert "text, text_pair, label" in refusal(make_task, data_columns={"image": "text"})

@@ -4,6 +4,7 @@ from said import logits_of
 from tiny import loaded_task, make_project, taught, text_rows, write_jsonl
 
 from prune2deploy.errors import InputError
+from prune2deploy.tasks.base import Samples as OfTask
 from prune2deploy.tasks.predict import torch_run
 from prune2deploy.validation.dense_score import LEAST, POSITIONS, SCORED, dense_score, drawn
 
@@ -56,6 +57,8 @@ def test_worse_than_half_of_its_own_labels(scored, bert_dir):
 ])  # fmt: skip
 def test_long_samples_are_fewer(count, length, expected):
     class Samples:
+        together, drawn = 1, OfTask.drawn
+
         def __init__(self, indices):
             self.indices = indices
 

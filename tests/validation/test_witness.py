@@ -18,6 +18,7 @@ def task(odd=()):
         label_names=lambda: ["neg", "pos"],
         outputs=("logits",),
         objective=Joint({"logits": Categorical()}),
+        samples_of_raw=lambda samples, count: [[index] for index in range(min(count, len(samples)))],
     )
 
 
@@ -114,11 +115,13 @@ def test_reading_compares_our_own_samples_with_their_raw_form():
     assert "data.jsonl, line 1: transformers' pipeline gives 'pos' (0.881), and our reading" in swapped.objection
 
 
-def test_a_server_answers_with_the_first_output_of_what_comes_through_its_preprocessing():
+def test_a_server_answers_with_all_outputs_of_what_comes_through_its_preprocessing():
     objective = Joint({"logits": Categorical(), "other": Categorical()})
-    task = SimpleNamespace(outputs=("logits", "other"), objective=objective, counted=lambda inputs: None)
+    task = SimpleNamespace(
+        outputs=("logits", "other"), objective=objective, counted=lambda inputs: None, model_inputs=lambda arrays: arrays
+    )
     answer = chain_of(
         task, lambda raw: {"x": np.array([[float(len(raw["TEXT"][0])), 1.0]])},
         lambda inputs: {"other": -inputs["x"], "logits": 2 * inputs["x"]},
     )  # fmt: skip
-    assert answer({"TEXT": b"good"}).tolist() == [8.0, 2.0]
+    assert answer({"TEXT": b"good"}).tolist() == [8.0, 2.0, -4.0, -1.0]
