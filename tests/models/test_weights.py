@@ -118,7 +118,7 @@ def test_weights_of_the_encoder_that_are_missing_are_not_taken_for_an_unfinished
         ("model_head.pkl", "", "never loaded"),
         ("head.safetensors", "", "head.safetensors lies beside model.safetensors and is not loaded"),
         ("model-00001-of-00002.safetensors", "", "is not loaded"),
-        ("modules.json", '[{"type": "sentence_transformers.models.Transformer"}, {"type": "a.b.LayerNorm"}]', "module 'LayerNorm'"),
+        ("modules.json", '[{"type": "s.models.Transformer"}, {"type": "a.b.LayerNorm"}]', "module 'LayerNorm'"),
         ("modules.json", "{", "not readable"),
     ],
 )
