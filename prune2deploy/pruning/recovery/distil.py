@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 BATCH = 32
 TOKENS = 8192  # of a batch, padding among them
-RATE, WIDTH = 2e-4, 384  # of Adam, in a model of that hidden size or narrower; wider ones take shorter steps
+RATE, WIDTH = 6e-4, 384  # of Adam, in a model of that hidden size or narrower; wider ones take shorter steps
 WARM_UP = 0.1  # of the steps
 TEMPERATURE = 2.0  # of objectives that know one
 LONGEST_GRADIENT = 1.0
