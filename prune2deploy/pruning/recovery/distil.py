@@ -66,22 +66,17 @@ def distil(lesson: Lesson, pruned: "PreTrainedModel", plan: Plan, progress: Prog
     student = shrunk(pruned, plan)
     trained = trainable_(student)
     width = int(plan.signature.fixed["hidden_size"])
-    optimiser = torch.optim.Adam(trained.values(), lr=RATE * min(1.0, WIDTH / width), fused=True)
-    steps = lesson.settings.steps
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_at(step, steps))
-    saved = Saved(lesson, student, trained, optimiser)
-    done = saved.restore()
-    for _ in range(done):
-        schedule.step()
-    teacher = Teacher(lesson)
+    optimiser, rate = torch.optim.Adam(trained.values(), fused=True), RATE * min(1.0, WIDTH / width)
+    saved, steps = Saved(lesson, student, trained, optimiser), lesson.settings.steps
+    done, teacher = saved.restore(), Teacher(lesson)
     with progress.track("distilling", steps) as advance:
         for _ in range(done):
             advance()
         for step, number in enumerate(islice(teacher.order(), steps)):
             if step < done:
                 continue
+            optimiser.param_groups[0]["lr"] = rate * rate_at(step, steps)
             _step(lesson, student, teacher, number, list(trained.values()), optimiser)
-            schedule.step()
             saved.keep(step + 1)
             advance()
     for parameter in trained.values():
