@@ -15,7 +15,7 @@ from prune2deploy.tasks.base import LABELS_FILE, LOGITS, Arrays, Labels, Metrics
 from prune2deploy.tasks.labels import LabelColumn, class_of_label, label_texts
 from prune2deploy.tasks.metrics import Accuracy, MacroF1, Matthews
 from prune2deploy.tasks.objectives import Categorical, Joint, Outputs
-from prune2deploy.tasks.rows import FromRows, called
+from prune2deploy.tasks.rows import FromRows, first_called
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -135,9 +135,8 @@ def guess_label(features: dict[str, object], given: dict[str, str], where: str) 
     """The label column; `NO_LABEL` only where the user said so."""
     if "label" in given:
         return given["label"]
-    for name in LABEL_NAMES:
-        if found := called(name, features):
-            return found
+    if found := first_called(LABEL_NAMES, features):
+        return found
     raise InputError(
         f"data {where!r} has no label column among: {', '.join(features)}; name it with --label, or say --unlabelled "
         "to calibrate on the model's own soft labels"

@@ -237,7 +237,6 @@ class Embeddings(FromTexts):
 
         return answer
 
-
     def _own_vector(
         self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", cut: dict[str, Any]
     ) -> Callable[[RawSample], np.ndarray]:

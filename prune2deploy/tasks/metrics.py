@@ -4,7 +4,7 @@ To add a metric, write a subclass of `Metric` that says which numbers, and what 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -23,6 +23,7 @@ class Metric(ABC):
     def __init__(self) -> None:
         self._kept: list[np.ndarray] = []
         self._places: list[int] = []
+        self._numbers: np.ndarray | None = None  # of all that is kept, once somebody has asked
 
     def update(
         self, outputs: Arrays, labels: np.ndarray, counted: np.ndarray | None = None, places: Sequence[int] | None = None
@@ -35,14 +36,16 @@ class Metric(ABC):
             counted: which positions count, [n, positions]; None: all.
             places: the numbers of the samples; None: they go on from those before.
         """
-        kept = self._of_samples(outputs, labels, counted)
+        kept, self._numbers = self._of_samples(outputs, labels, counted), None
         self._kept.append(kept)
         self._places += places if places is not None else range(len(self._places), len(self._places) + len(kept))
 
     @property
     def numbers(self) -> np.ndarray:
-        """What is kept, [n, a few], a row a sample, in the order of the samples."""
-        return np.concatenate(self._kept)[np.argsort(self._places)]
+        """What is judged, [n, a few], a row a sample, or whatever `_judged` makes of samples, in their order."""
+        if self._numbers is None:
+            self._numbers = self._judged(np.concatenate(self._kept)[np.argsort(self._places)])
+        return self._numbers
 
     @property
     def points(self) -> np.ndarray | None:
@@ -76,13 +79,34 @@ class Metric(ABC):
     def _of_samples(self, outputs: Arrays, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
         """The numbers to keep of a batch, [n, a few]."""
 
+    def _judged(self, kept: np.ndarray) -> np.ndarray:
+        """`numbers` of what is kept of all samples, in their order: the same, where samples are judged one by one."""
+        return kept
 
-class OfNumbers(Metric):
-    """A metric of regression: `output`, [n, 1], beside labels [n]."""
+
+class OfOutput(Metric):
+    """A metric of one `output`, by name."""
 
     def __init__(self, output: str):
         super().__init__()
         self.output = output
+
+
+class Mean(Metric):
+    """A metric that is the mean of its numbers, [n, 1], times 100."""
+
+    @property
+    def points(self) -> np.ndarray:
+        """See Metric."""
+        return WHOLE * self.numbers[:, 0]
+
+    def value(self, numbers: np.ndarray) -> float:
+        """See Metric."""
+        return float(WHOLE * numbers.mean())
+
+
+class OfNumbers(OfOutput):
+    """A metric of regression: `output`, [n, 1], beside labels [n]."""
 
     def _of_samples(self, outputs: Arrays, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
         """(number, label) of each."""
@@ -162,12 +186,8 @@ class Accuracy(Metric):
         return np.stack([(right & answers).sum(1), answers.sum(1)], axis=1).astype(np.float64)
 
 
-class OfClasses(Metric):
+class OfClasses(OfOutput):
     """A metric of classification that is no mean over samples: the class of `output`, [n, classes], beside labels [n]."""
-
-    def __init__(self, output: str):
-        super().__init__()
-        self.output = output
 
     def _of_samples(self, outputs: Arrays, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
         """(class, label) of each."""
@@ -236,7 +256,7 @@ def logit(probability: float) -> float:
     return float(np.log(probability) - np.log1p(-probability))
 
 
-class PseudoPerplexity(Metric):
+class PseudoPerplexity(OfOutput):
     """exp of the mean negative log-likelihood of what was masked (Salazar et al. 2020), of all masked tokens at once.
 
     `output`: logits [n, positions, vocabulary]; labels are `IGNORED` where nothing was masked.
@@ -244,10 +264,6 @@ class PseudoPerplexity(Metric):
 
     name = "pseudo-perplexity"
     lower_is_better = True
-
-    def __init__(self, output: str):
-        super().__init__()
-        self.output = output
 
     def value(self, numbers: np.ndarray) -> float:
         """See Metric."""
@@ -266,40 +282,17 @@ class PseudoPerplexity(Metric):
         return found
 
 
-class CosineToDense(Metric):
+class CosineToDense(Mean, OfOutput):
     """The mean cosine of `output`, [n, size], to the dense model's, times 100."""
 
     name = "cosine"
 
-    def __init__(self, output: str):
-        super().__init__()
-        self.output = output
-
-    @property
-    def points(self) -> np.ndarray:
-        """See Metric."""
-        return WHOLE * self.numbers[:, 0]
-
-    def value(self, numbers: np.ndarray) -> float:
-        """See Metric."""
-        return float(WHOLE * numbers.mean())
-
     def _of_samples(self, outputs: Arrays, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
         """The cosine of each."""
-        return cosines(outputs[self.output], labels)[:, None]
-
-
-def cosines(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """[n] of rows [n, size] and as many others, in float64."""
-    return (unit(vectors) * unit(others)).sum(-1)
+        return (unit(outputs[self.output]) * unit(labels)).sum(-1, keepdims=True)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Rows of length 1, in float64."""
     vectors = vectors.astype(np.float64)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
-
-
-def chosen(metrics: "dict[str, Callable[[], Metric]]", name: str | None) -> Metric:
-    """The metric called `name`, or the first."""
-    return metrics[name or next(iter(metrics))]()

@@ -3,13 +3,12 @@
 import numpy as np
 
 from prune2deploy.tasks.base import Arrays
-from prune2deploy.tasks.metrics import Metric, unit
-from prune2deploy.tasks.paired import WHOLE
+from prune2deploy.tasks.metrics import Mean, OfOutput, unit
 
 NEIGHBOURS = 5
 
 
-class Neighbours(Metric):
+class Neighbours(Mean, OfOutput):
     """The share of samples whose label most of their `NEIGHBOURS` nearest others have, by the cosine of `output`, [n, size].
 
     Where labels are as frequent among these, the nearer ones count. Each sample is judged by all others.
@@ -17,14 +16,8 @@ class Neighbours(Metric):
 
     name = "kNN accuracy"
 
-    def __init__(self, output: str):
-        super().__init__()
-        self.output = output
-
-    @property
-    def numbers(self) -> np.ndarray:
+    def _judged(self, kept: np.ndarray) -> np.ndarray:
         """See Metric: 1 where the neighbours are right, of each."""
-        kept = super().numbers
         vectors, labels = kept[:, :-1], kept[:, -1].astype(int)
         cosines = vectors @ vectors.T
         np.fill_diagonal(cosines, -np.inf)
@@ -33,15 +26,6 @@ class Neighbours(Metric):
         votes = 1 - np.arange(nearest.shape[1]) / (2 * NEIGHBOURS**2)
         given = [np.bincount(labels[each], weights=votes).argmax() if len(each) else -1 for each in nearest]
         return (np.asarray(given) == labels)[:, None].astype(np.float64)
-
-    @property
-    def points(self) -> np.ndarray:
-        """See Metric."""
-        return WHOLE * self.numbers[:, 0]
-
-    def value(self, numbers: np.ndarray) -> float:
-        """See Metric."""
-        return float(WHOLE * numbers.mean())
 
     def _of_samples(self, outputs: Arrays, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
         """(vector, label) of each."""

@@ -1,13 +1,11 @@
 """Metrics of search: how far up among all candidates those that are right for a query come."""
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import numpy as np
 
 from prune2deploy.tasks.base import Arrays
-from prune2deploy.tasks.metrics import Metric, correlation, unit
-from prune2deploy.tasks.paired import WHOLE
+from prune2deploy.tasks.metrics import Mean, OfOutput, correlation, unit
 
 TOP = 10  # candidates that a person looks at
 Quality = Callable[[np.ndarray], float]  # of the relevance of all candidates, in the order in which they come
@@ -52,34 +50,27 @@ QUALITIES: dict[str, tuple[str, Quality]] = {
 }
 
 
-class Ranking(Metric):
+class Ranking(Mean, OfOutput):
     """The mean over queries of how well their candidates are ranked, times 100; those without a right one are left out.
 
     `quality`: a name in `QUALITIES`.
     """
 
     def __init__(self, output: str, quality: str):
-        super().__init__()
-        self.output = output
+        super().__init__(output)
         self.name, self.quality = QUALITIES[quality]
-
-    @property
-    def points(self) -> np.ndarray:
-        """See Metric: of queries."""
-        return WHOLE * self.numbers[:, 0]
 
     def value(self, numbers: np.ndarray) -> float:
         """See Metric."""
-        return float(WHOLE * numbers.mean()) if len(numbers) else 0.0
+        return super().value(numbers) if len(numbers) else 0.0
 
 
 class Reranking(Ranking):
     """Of scores in `output`, [n, 1], that pairs of a query and a candidate get; labels [n, 2]: (relevance, query)."""
 
-    @property
-    def numbers(self) -> np.ndarray:
+    def _judged(self, kept: np.ndarray) -> np.ndarray:
         """See Metric: a row a query."""
-        scores, relevance, queries = super().numbers.T
+        scores, relevance, queries = kept.T
         groups = [queries == query for query in np.unique(queries)]
         found = [self.quality(ordered(scores[rows], relevance[rows])) for rows in groups if (relevance[rows] > 0).any()]
         return np.asarray(found).reshape(-1, 1)
@@ -93,7 +84,6 @@ class OfVectors:
     """What metrics of pairs of texts keep: the vector in `output`, [n, size], and the labels, [n, some]."""
 
     output: str
-    sides: ClassVar[int] = 2  # samples come in pairs
 
     def _of_samples(self, outputs: Arrays, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
         return np.concatenate([unit(outputs[self.output]), labels.reshape(len(labels), -1)], axis=1)
@@ -105,10 +95,8 @@ class Retrieval(OfVectors, Ranking):
     Samples are a query and a document of its in turn; labels [n, 2]: (query, document), the numbers of both texts.
     """
 
-    @property
-    def numbers(self) -> np.ndarray:
+    def _judged(self, kept: np.ndarray) -> np.ndarray:
         """See Metric: a row a query."""
-        kept = super().numbers
         vectors, queries, documents = kept[:, :-2], kept[:, -2].astype(int), kept[:, -1].astype(int)
         of_document = dict(zip(documents[1::2].tolist(), vectors[1::2], strict=True))
         of_query = dict(zip(queries[::2].tolist(), vectors[::2], strict=True))
@@ -125,21 +113,19 @@ class Retrieval(OfVectors, Ranking):
         return np.asarray(found).reshape(-1, 1)
 
 
-class Similarity(OfVectors, Metric):
+class Similarity(OfVectors, OfOutput):
     """The correlation of the cosine of two vectors in `output` with the label [n] of the pair, times 100.
 
     Samples are both texts of a pair in turn, with the same label.
     """
 
     def __init__(self, output: str, ranks: bool):
-        super().__init__()
-        self.output, self.ranks = output, ranks
+        super().__init__(output)
+        self.ranks = ranks
         self.name = f"{'Spearman' if ranks else 'Pearson'} correlation"
 
-    @property
-    def numbers(self) -> np.ndarray:
+    def _judged(self, kept: np.ndarray) -> np.ndarray:
         """See Metric: (cosine, label) of each pair."""
-        kept = super().numbers
         return np.stack([(kept[::2, :-1] * kept[1::2, :-1]).sum(-1), kept[::2, -1]], axis=1)
 
     def value(self, numbers: np.ndarray) -> float:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from prune2deploy.tasks.base import Arrays
-from prune2deploy.tasks.metrics import Metric
+from prune2deploy.tasks.metrics import Mean
 from prune2deploy.tasks.objectives import NEVER
-from prune2deploy.tasks.paired import WHOLE
 
 BEST = 20  # starts and ends that are tried with each other
 LONGEST_ANSWER = 30  # tokens
@@ -59,7 +58,7 @@ def best_span(start: np.ndarray, end: np.ndarray, spans: Sequence[tuple[int, int
     return best
 
 
-class SquadMetric(Metric):
+class SquadMetric(Mean):
     """Exact match or F1 of words, times 100, the mean over questions, each against the answer that it fits best.
 
     Logits are in two outputs, those of the start and those of the end. Where some questions have no answer, none is given
@@ -72,10 +71,8 @@ class SquadMetric(Metric):
         self.name = "exact match" if exact else "F1"
         self.may_have_none = not all(answers)
 
-    @property
-    def numbers(self) -> np.ndarray:
+    def _judged(self, kept: np.ndarray) -> np.ndarray:
         """See Metric: a row a question."""
-        kept = super().numbers
         context = {window.row: window.context for window in self.windows}
         found = []
         for row in dict.fromkeys(kept[:, 4].astype(int).tolist()):
@@ -88,15 +85,6 @@ class SquadMetric(Metric):
             found.append(max(quality(given, right) for right in self.answers[row] or [""]))
         return np.asarray(found).reshape(-1, 1)
 
-    @property
-    def points(self) -> np.ndarray:
-        """See Metric: of questions."""
-        return WHOLE * self.numbers[:, 0]
-
-    def value(self, numbers: np.ndarray) -> float:
-        """See Metric."""
-        return float(WHOLE * numbers.mean())
-
     def _of_samples(self, outputs: Arrays, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
         """Of each, whose window's number is the last of its labels: (score, first character, last, score of none, row)."""
         found = []
@@ -107,7 +95,7 @@ class SquadMetric(Metric):
         return np.asarray(found)
 
 
-class Agreement(Metric):
+class Agreement(Mean):
     """The share of samples in which the highest logit of every one of `outputs`, [n, tokens], is where the labels say."""
 
     name = "exact match of windows"
@@ -115,15 +103,6 @@ class Agreement(Metric):
     def __init__(self, outputs: Sequence[str]):
         super().__init__()
         self.outputs = outputs
-
-    @property
-    def points(self) -> np.ndarray:
-        """See Metric."""
-        return WHOLE * self.numbers[:, 0]
-
-    def value(self, numbers: np.ndarray) -> float:
-        """See Metric."""
-        return float(WHOLE * numbers.mean())
 
     def _of_samples(self, outputs: Arrays, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
         """1 where all are right, of each."""

@@ -10,7 +10,7 @@ from prune2deploy.tasks.base import LOGITS, Arrays, Labels, Metrics, Run, Sample
 from prune2deploy.tasks.metrics import Correlation, RankCorrelation, SquaredError
 from prune2deploy.tasks.objectives import Gaussian, Joint, Outputs
 from prune2deploy.tasks.ranking import Reranking
-from prune2deploy.tasks.rows import called
+from prune2deploy.tasks.rows import called, first_called
 from prune2deploy.tasks.text_classification import TextClassification
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class TextScores(TextClassification):
         first, second = next(((first, second) for first, second in pairs if first and second), (None, None))
         if first and second and not {"text", "text_pair"} & set(given):
             given = {"text": first, "text_pair": second, **given}
-        label = next((found for name in RELEVANCE if (found := called(name, features))), None)
+        label = first_called(RELEVANCE, features)
         if label and "label" not in given:
             given = {**given, "label": label}
         return super().guess_columns(features, given, where)

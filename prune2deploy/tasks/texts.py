@@ -18,7 +18,7 @@ from prune2deploy.models.family import family_of
 from prune2deploy.tasks.base import LARGEST_BATCH, Arrays, Batch, Labels, RawSample, Samples
 from prune2deploy.tasks.objectives import IGNORED
 from prune2deploy.tasks.own_tokenizer import TYPES, encode, load_tokenizer, longest_text, sends_types
-from prune2deploy.tasks.rows import FromRows, called
+from prune2deploy.tasks.rows import FromRows, first_called
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -316,7 +316,7 @@ def filled(rows: Sequence[Sequence[int] | np.ndarray], length: int, value: int) 
 
 def single_text(features: dict[str, object], where: str) -> str:
     """The column that holds the text; raises InputError where none is called so."""
-    found = next((found for name in SINGLES if (found := called(name, features))), None)
+    found = first_called(SINGLES, features)
     if found is None:
         raise InputError(
             f"data {where!r}: which column is the text? Name it with --text; it has: {', '.join(features)}"

@@ -176,11 +176,11 @@ class Teacher:
 
 def batches_of(samples: Samples, rng: np.random.Generator) -> list[list[int]]:
     """All samples by chance in batches of `BATCH`, or as many fewer as are long; those of one batch are about as long."""
-    order = rng.permutation(len(samples)).tolist()
+    order, lengths = rng.permutation(len(samples)).tolist(), [samples.tokens(index) or 1 for index in range(len(samples))]
     batches: list[list[int]] = []
     for start in range(0, len(order), SORTED * BATCH):
-        some = sorted(order[start : start + SORTED * BATCH], key=lambda index: samples.tokens(index) or 0)
-        batches += grouped(some, [samples.tokens(index) or 1 for index in range(len(samples))], BATCH, TOKENS)
+        some = sorted(order[start : start + SORTED * BATCH], key=lambda index: lengths[index])
+        batches += grouped(some, lengths, BATCH, TOKENS)
     return batches
 
 
