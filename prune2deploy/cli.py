@@ -87,6 +87,9 @@ def init(
     ] = None,
     text: Annotated[str | None, typer.Option(help="Name of the text column.")] = None,
     text_pair: Annotated[str | None, typer.Option(help="Name of the second text's column.")] = None,
+    choices: Annotated[
+        str | None, typer.Option(help="Multiple choice: the column that lists them, or all of theirs: 'ending*', 'A,B,C,D'.")
+    ] = None,
     image: Annotated[str | None, typer.Option(help="Name of the image column.")] = None,
     label: Annotated[str | None, typer.Option(help="Name of the label column.")] = None,
     unlabelled: Annotated[bool, typer.Option("--unlabelled", help="Calibrate without labels.")] = False,
@@ -110,7 +113,7 @@ def init(
     """Look at a model and its data, and write prune2deploy.toml."""
     from prune2deploy.initialise import init as stage
 
-    roles = {"text": text, "text_pair": text_pair, "image": image, "label": "" if unlabelled else label}
+    roles = {"text": text, "text_pair": text_pair, "choices": choices, "image": image, "label": "" if unlabelled else label}
     settings: dict = {"target": target_of(cpu, gpu, threads, runtime, precision)}
     scoring = {"metric": metric, "threshold": threshold}
     if said := {name: value for name, value in scoring.items() if value is not None}:

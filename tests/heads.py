@@ -14,7 +14,7 @@ TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 HEADS = {
     "multi-label": "BertForSequenceClassification", "token-classification": "BertForTokenClassification",
     "question-answering": "BertForQuestionAnswering", "masked-lm": "BertForMaskedLM", "embeddings": "BertModel",
-    "reranking": "BertForSequenceClassification",
+    "reranking": "BertForSequenceClassification", "multiple-choice": "BertForMultipleChoice",
 }  # fmt: skip
 KINDS = {"reranking": "text-scores"}  # the tasks of those that are not called so
 
@@ -66,6 +66,7 @@ def rows(task, model_dir, count, seed):
     made = {
         "multi-label": moods, "token-classification": tagged, "question-answering": questions,
         "masked-lm": lambda *given: tiny.text_rows(count, seed), "embeddings": searched, "reranking": ranked,
+        "multiple-choice": endings,
     }  # fmt: skip
     return made[task](model_dir, count, rng)
 
@@ -134,6 +135,21 @@ def ranked(model_dir, count, rng):
         scores = [float(ask(query, passage).logits) for passage in passages]
         best = int(np.argmax(scores)) if number % 4 else rng.randrange(4)
         found += [{"query": query, "passage": each, "label": int(place == best)} for place, each in enumerate(passages)]
+    return found
+
+
+def endings(model_dir, count, rng):
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    model = transformers.BertForMultipleChoice.from_pretrained(model_dir)
+    found = []
+    for number in range(count):
+        first, before, *choices = (tiny.sentence(rng) for _ in range(5))
+        pairs = tokenizer([first] * 3, [f"{before} {each}" for each in choices], padding=True, return_tensors="pt",
+                          truncation=True)  # fmt: skip
+        with torch.no_grad():
+            best = int(model.eval()(**{name: tensor[None] for name, tensor in pairs.items()}).logits.argmax())
+        row = {"sent1": first, "sent2": before, **{f"ending{place}": each for place, each in enumerate(choices)}}
+        found.append({**row, "label": best if number % 4 else rng.randrange(3)})
     return found
 
 

@@ -43,16 +43,17 @@ class Family:
 
 
 def text_heads(
-    name: str, classifier: str, masked_lm: str | None = None, spans: str | None = "qa_outputs"
+    name: str, classifier: str, masked_lm: str | None = None, spans: str | None = "qa_outputs",
+    choices: str | None = "classifier",
 ) -> dict[str, str]:
     """The classes for texts that begin with `name`, each with its last projection.
 
-    `classifier`: that of sequence classification; `masked_lm`, `spans`: of the masked language model and of question
-    answering, None where there is none that works.
+    `classifier`: that of sequence classification; `masked_lm`, `spans`, `choices`: of the masked language model, of
+    question answering and of multiple choice, None where there is none that works.
     """
     heads = {
         "ForSequenceClassification": classifier, "ForTokenClassification": "classifier", "ForQuestionAnswering": spans,
-        "ForMaskedLM": masked_lm, "Model": "",
+        "ForMultipleChoice": choices, "ForMaskedLM": masked_lm, "Model": "",
     }  # fmt: skip
     return {f"{name}{suffix}": path for suffix, path in heads.items() if path is not None}
 
@@ -121,6 +122,8 @@ def outputs_of(config: "PretrainedConfig") -> int | str:
         return f"{config.num_labels}each"
     if name.endswith("ForQuestionAnswering"):
         return "2each"
+    if name.endswith("ForMultipleChoice"):
+        return "1ofchoices"
     return "vector" if name.endswith(ENCODERS) else config.num_labels
 
 

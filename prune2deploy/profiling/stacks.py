@@ -45,7 +45,7 @@ class Stacks:
         self.roots = [visits[index].root for index in self.chain]
         self.axes = {
             name: {
-                axis: next(dim for dim, length in TRACE.items() if length == size)
+                axis: next(dim for dim, length in TRACE.items() if size * OTHER[dim] == changed * length)
                 for axis, (size, changed) in enumerate(zip(tensor.shape, other[name].shape, strict=True))
                 if size != changed
             }
@@ -73,8 +73,9 @@ class Stacks:
         found = {}
         for name, tensor in call.tensors().items():
             of_batch = [axis for axis, dim in self.axes[name].items() if dim == "batch"]
-            whole = tensor.narrow(of_batch[0], 0, batch) if of_batch else tensor
-            found[name] = np.ascontiguousarray(whole.numpy())
+            if of_batch:  # where a sample is several texts, it is as many rows
+                tensor = tensor.narrow(of_batch[0], 0, tensor.shape[of_batch[0]] // (batch + 1) * batch)
+            found[name] = np.ascontiguousarray(tensor.numpy())
         return found
 
     def _visits(self, inputs: Arrays) -> list[Visit]:

@@ -71,12 +71,15 @@ class Batch:
         return None if self.valid is None else torch.from_numpy(self.valid)
 
     def counted(self, hidden: "torch.Tensor") -> "torch.Tensor":
-        """[batch, tokens], whether each token of `hidden`, [batch, tokens, ...], counts; where tokens are others, all do."""
+        """[rows, tokens], whether each token of `hidden`, [rows, tokens, ...], counts; where tokens are others, all do.
+
+        The rows are those of the batch, or, where a sample is several texts, all of these one after the other.
+        """
         import torch
 
-        if self.valid is None or self.valid.shape[1] != hidden.shape[1]:
+        if self.valid is None or self.valid.size != hidden.shape[0] * hidden.shape[1]:
             return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
-        return torch.from_numpy(self.valid).to(hidden.device)
+        return torch.from_numpy(self.valid).to(hidden.device).reshape(hidden.shape[:2])
 
 
 class Samples(ABC):

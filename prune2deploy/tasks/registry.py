@@ -11,6 +11,7 @@ from prune2deploy.tasks.image_classification import ImageClassification
 from prune2deploy.tasks.image_embeddings import ImageEmbeddings
 from prune2deploy.tasks.masked_lm import MaskedLm
 from prune2deploy.tasks.multi_label import MultiLabel
+from prune2deploy.tasks.multiple_choice import MultipleChoice
 from prune2deploy.tasks.next_token import NextToken
 from prune2deploy.tasks.question_answering import QuestionAnswering
 from prune2deploy.tasks.segmentation import Segmentation
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 TASKS: dict[str, type[Task]] = {
     task.name: task
     for task in (
-        TextScores, TextClassification, MultiLabel, TokenClassification, QuestionAnswering, MaskedLm, Embeddings,
-        ImageClassification, ImageEmbeddings, Segmentation, NextToken,
+        TextScores, TextClassification, MultiLabel, TokenClassification, QuestionAnswering, MultipleChoice, MaskedLm,
+        Embeddings, ImageClassification, ImageEmbeddings, Segmentation, NextToken,
     )
 }  # fmt: skip
 

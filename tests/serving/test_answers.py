@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 TEXTS = ["won lost team", "the old house of war and the great army", "a", "", "Ärger in 東京 \u202e 😀", "goal match " * 40]
 METRICS = {
     "multi-label": "micro-F1", "token-classification": "entity F1", "question-answering": "F1", "masked-lm": "accuracy",
-    "embeddings": "nDCG@10", "reranking": "nDCG@10",
+    "embeddings": "nDCG@10", "reranking": "nDCG@10", "multiple-choice": "accuracy",
 }  # fmt: skip
 
 
@@ -96,6 +96,22 @@ def test_passages_get_the_scores_of_pairs(answering, client):
     np.testing.assert_allclose(found["SCORES"], wanted, atol=1e-5)
     pairs = client.ask("reranking_text", ["lost battle"] * 2, passages[:2])
     np.testing.assert_allclose([each["LOGITS"] for each in pairs], wanted[:2], atol=1e-5)
+
+
+def test_the_choice_is_that_of_the_model(answering, client):
+    model, tokenizer, _ = of(answering, "multiple-choice")
+    for text in TEXTS:
+        choices = ["a house", text or "b", "won the match against the army of the king " * 9]
+        said = []
+        with torch.no_grad():
+            for choice in choices:
+                pair = tokenizer(text, choice, truncation=True, return_tensors="pt")
+                said.append(float(model(**{name: tensor[None] for name, tensor in pair.items()}).logits))
+        [found] = client.ask("multiple_choice_choices", [text], choices)
+        assert found["CHOICE"] == int(np.argmax(said))
+        np.testing.assert_allclose(found["SCORES"], torch.tensor(said).softmax(0), atol=1e-5)
+    with pytest.raises(InputError, match="2 choices, and the model takes 3"):
+        client.ask("multiple_choice_choices", ["a"], ["b", "c"])
 
 
 def best_by_hand(model, tokenizer, question, context, limit):

@@ -64,7 +64,8 @@ def fixed(config: "DebertaConfig | DebertaV2Config") -> dict[str, str | int]:
 PRETRAINING = (r"^(lm_predictions|mask_predictions|cls)\.",)
 FAMILIES = (
     Family(
-        "deberta", text_heads("Deberta", "classifier", BERTS_LM), blocks, fixed, PRETRAINING, may_lack_segments=True,
+        "deberta", text_heads("Deberta", "classifier", BERTS_LM, choices=None), blocks, fixed, PRETRAINING,
+        may_lack_segments=True,
     ),
     Family(
         "deberta-v2", text_heads("DebertaV2", "classifier", BERTS_LM), blocks_of_v2, fixed, PRETRAINING,

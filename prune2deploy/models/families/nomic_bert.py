@@ -24,7 +24,7 @@ def blocks(config: "NomicBertConfig") -> list[Block]:
 
 FAMILIES = (Family(
     model_type="nomic_bert",
-    heads=text_heads("NomicBert", "classifier", BERTS_LM, spans=None),
+    heads=text_heads("NomicBert", "classifier", BERTS_LM, spans=None, choices=None),
     blocks=blocks,
     unused=(r"^cls\.",),  # of the pretraining
     fixed=fixed,

@@ -116,9 +116,9 @@ class Streams:
         come_back = self.again or any(not stop.direct or stop.like for stop in self.stops[1:])
         for indices in grouped(some.order(), lengths_of(self.dense, some).tolist(), BATCH, BATCH_TOKENS):
             batch = some.batch(indices)
-            inputs, valid = batch.tensors(self.dense.device), None
-            if batch.valid is not None:
-                valid = batch.counted(next(iter(inputs.values())))
+            inputs, valid = batch.tensors(self.dense.device), batch.counts()
+            if valid is not None:
+                valid = valid.to(self.dense.device)
             self.parts.append(Part([taken[index] for index in indices], inputs if come_back else None, valid))
             if not self.again:
                 call = call_of(self.dense, self.stops[0].root, inputs)
