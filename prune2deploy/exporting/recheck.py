@@ -34,7 +34,6 @@ from prune2deploy.runtimes.quiet import patient, waiting
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.runtimes.workload import DENSE, time_workload
 from prune2deploy.tasks.base import Task
-from prune2deploy.tasks.embeddings import Embeddings
 from prune2deploy.tasks.paired import loss_between, weight_of_one
 from prune2deploy.tasks.predict import labels_of, metric_of, score_of
 from prune2deploy.tasks.registry import task_of
@@ -192,7 +191,7 @@ def find_original(manifest: Manifest, project: Project | None, not_checked: list
         return None
     model = load_dense(directory)
     task = task_of(project, directory, model.config)
-    if isinstance(task, Embeddings):
-        task.gives_tokens = manifest.layout == "sentence-transformers"
+    if manifest.layout == "sentence-transformers":
+        task.give_tokens()
     runtime = runtime_for(manifest.target, Shapes(manifest.workload, task.axis_limits()), project.state)
     return Original(task, runtime, dense_onnx(model, task, project.state / "dense", manifest.source_sha256))

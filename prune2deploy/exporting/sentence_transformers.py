@@ -35,9 +35,7 @@ from prune2deploy.runtimes.ort import OnnxRuntime
 from prune2deploy.runtimes.quiet import patient
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.tasks.base import Task
-from prune2deploy.tasks.embeddings import Embeddings
 from prune2deploy.tasks.predict import torch_run
-from prune2deploy.tasks.text_classification import TextClassification
 from prune2deploy.team import refuse_team
 from prune2deploy.validation.assess import TOLERANCES, Subject, assess, onnx_check, workload_of
 from prune2deploy.validation.html import render
@@ -64,8 +62,7 @@ def export_folder(
     start = time.monotonic()
     record, dense, small, task = opened(project, pruned)
     refuse_unlike(project, task)
-    if isinstance(task, Embeddings):
-        task.gives_tokens = True
+    task.give_tokens()
     runtime = runtime_for(project.target, Shapes(project.workload, task.axis_limits()), project.state)
     project.state.mkdir(parents=True, exist_ok=True)
     with staged_directory(directory) as folder:
@@ -106,7 +103,7 @@ def export_folder(
 
 def refuse_unlike(project: Project, task: Task) -> None:
     """Raise InputError where sentence-transformers has nothing that could load the model."""
-    if not isinstance(task, Embeddings | TextClassification):
+    if not task.sentence_transformer:
         raise InputError(
             f"--layout sentence-transformers is for embedders (embeddings) and cross-encoders (text-scores, "
             f"text-classification, multi-label), and this project is of {task.name}: leave it out"

@@ -188,6 +188,7 @@ class Task(ABC):
     objective: "Joint"  # of these outputs
     metrics: "ClassVar[Metrics]"  # that the project may choose from, by name
     serving: ClassVar[Serving | None] = None  # what a server answers to raw samples; None: it cannot
+    sentence_transformer: ClassVar[bool] = False  # whether sentence-transformers has a class that loads such models
     misfit: ClassVar[str] = "is it another column, another order of labels, another model?"  # where data and model seem so
     least_of_own: ClassVar[float] = 0.5  # of what its own labels would give, that a dense model reaches on the data's
 
@@ -297,6 +298,9 @@ class Task(ABC):
 
         [output] = self.outputs
         return {output: torch.from_numpy(labels)}
+
+    def give_tokens(self) -> None:  # noqa: B027 (most have nothing else to give)
+        """From now on, graphs give the states of all tokens, too, where others pool them."""
 
     @property
     def graph_outputs(self) -> tuple[str, ...]:

@@ -12,13 +12,13 @@ from prune2deploy.data.splits import column, columns_of
 from prune2deploy.errors import InputError
 from prune2deploy.models.family import class_of, family_of, takes_images
 from prune2deploy.models.sentence_modules import SentenceModules, read_modules
-from prune2deploy.tasks.base import Arrays, Labels, Metrics, RawSample, Run, Samples, Serving
-from prune2deploy.tasks.metrics import CosineToDense, Metric
-from prune2deploy.tasks.objectives import Cosine, Joint, Outputs
+from prune2deploy.tasks.base import Metrics, RawSample, Samples
+from prune2deploy.tasks.objectives import Cosine, Joint
 from prune2deploy.tasks.ranking import Retrieval, Similarity
 from prune2deploy.tasks.rows import called, first_called
 from prune2deploy.tasks.text_scores import as_number
 from prune2deploy.tasks.texts import FromTexts, TextSamples, single_text
+from prune2deploy.tasks.vectors import Vectors
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ SCORES = ("score", "similarity_score", "similarity", "label", "labels")
 PROMPTS = {"text": ("query",), "text_pair": ("document", "passage", "corpus")}
 
 
-class Embeddings(FromTexts):
+class Embeddings(Vectors, FromTexts):
     """Text to one vector, [n, size], as sentence-transformers makes it.
 
     Data are texts, pairs of texts with a score, or queries each with a document that is right for it.
@@ -44,6 +44,7 @@ class Embeddings(FromTexts):
     name = "embeddings"
     architecture_suffix = "Model"
     needs = " of texts, without a head"
+    sentence_transformer = True
     columns = ("text", "text_pair", "label")
     outputs = (VECTOR,)
     objective = Joint({VECTOR: Cosine()})
@@ -54,9 +55,7 @@ class Embeddings(FromTexts):
         "spearman": lambda task, samples: task.similarity(samples, ranks=True),
         "pearson": lambda task, samples: task.similarity(samples, ranks=False),
     }  # fmt: skip
-    serving = Serving(outputs={VECTOR: "EMBEDDING"})
     misfit = "are these texts of another kind, another prompt, another model?"
-    least_of_own = 0.0  # which texts are alike is no matter of a vector by itself
 
     def __init__(
         self, model_dir: Path, config: "PretrainedConfig", data: DataSettings, root: Path,
@@ -64,7 +63,7 @@ class Embeddings(FromTexts):
     ):
         super().__init__(model_dir, config, data, root, scoring)
         self.pairs = False  # to the model, both texts of a pair are single
-        self.gives_tokens = False  # whether a graph gives the states of all tokens, too, for others to pool
+        self.gives_tokens = False
 
     @classmethod
     def is_for(cls, config: "PretrainedConfig") -> bool:
@@ -161,12 +160,6 @@ class Embeddings(FromTexts):
             )
         return np.repeat(np.asarray(scores, dtype=np.float64), 2)
 
-    def metric(self, samples: Samples) -> Metric:
-        """See Task."""
-        if samples.labels is None and self.scoring.metric is None:
-            return CosineToDense(VECTOR)
-        return super().metric(samples)
-
     def usual_metric(self, samples: Samples) -> str:
         """See Task."""
         return "ndcg@10" if samples.label_axes == 2 else "spearman"
@@ -189,6 +182,10 @@ class Embeddings(FromTexts):
             )
         return Similarity(VECTOR, ranks)
 
+    def give_tokens(self) -> None:
+        """See Task."""
+        self.gives_tokens = True
+
     @property
     def graph_outputs(self) -> tuple[str, ...]:
         """See Task."""
@@ -201,22 +198,6 @@ class Embeddings(FromTexts):
             return {VECTOR: returned.text_embeds if "text_embeds" in returned else returned.pooler_output}
         vectors = {VECTOR: self.modules.vectors(returned.last_hidden_state, inputs["attention_mask"])}
         return vectors | ({TOKENS: returned.last_hidden_state} if self.gives_tokens else {})
-
-    def targets(self, labels: np.ndarray) -> "dict[str, torch.Tensor] | None":
-        """See Task: which texts are alike does not say what their vectors should be."""
-        return None
-
-    def predictions(self, outputs: Outputs) -> np.ndarray:
-        """The vector of each sample."""
-        return outputs[VECTOR].values
-
-    def constant(self, labels: Labels) -> Run:
-        """See Task: one vector for all."""
-
-        def run(inputs: Arrays) -> Arrays:
-            return {VECTOR: np.ones((len(inputs["input_ids"]), 2), dtype=np.float32)}
-
-        return run
 
     def outside(self, model: "PreTrainedModel | None" = None) -> Callable[[RawSample], np.ndarray]:
         """See Task: `pipeline("feature-extraction")`, pooled; of a model that pools itself, its own class and tokenizer."""

@@ -9,13 +9,13 @@ from prune2deploy.data.splits import column, columns_of
 from prune2deploy.data.values import as_text
 from prune2deploy.errors import InputError
 from prune2deploy.models.family import class_of, family_of, takes_images
-from prune2deploy.tasks.base import Arrays, Labels, Metrics, RawSample, Run, Samples, Serving
+from prune2deploy.tasks.base import Metrics, RawSample, Samples
 from prune2deploy.tasks.classification import LABEL_NAMES
 from prune2deploy.tasks.images import FromImages
-from prune2deploy.tasks.metrics import CosineToDense, Metric
 from prune2deploy.tasks.neighbours import Neighbours
-from prune2deploy.tasks.objectives import Cosine, Joint, Outputs
+from prune2deploy.tasks.objectives import Cosine, Joint
 from prune2deploy.tasks.rows import first_called
+from prune2deploy.tasks.vectors import Vectors
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 VECTOR = "image_embedding"
 
 
-class ImageEmbeddings(FromImages):
+class ImageEmbeddings(Vectors, FromImages):
     """Image to one vector, [n, size]: what the encoder puts out for that, or else its first token.
 
     Labels, if there are any, say which images are of a kind, and need not be classes that the model knows.
@@ -39,9 +39,7 @@ class ImageEmbeddings(FromImages):
     outputs = (VECTOR,)
     objective = Joint({VECTOR: Cosine()})
     metrics: ClassVar[Metrics] = {"knn": lambda task, samples: Neighbours(VECTOR)}
-    serving = Serving(outputs={VECTOR: "EMBEDDING"})
     misfit = "are these labels of what is to be seen?"
-    least_of_own = 0.0  # which images are alike is no matter of a vector by itself
 
     @classmethod
     def is_for(cls, config: "PretrainedConfig") -> bool:
@@ -72,29 +70,9 @@ class ImageEmbeddings(FromImages):
             )
         return np.unique(texts, return_inverse=True)[1]
 
-    def metric(self, samples: Samples) -> Metric:
-        """See Task."""
-        return CosineToDense(VECTOR) if samples.labels is None else super().metric(samples)
-
     def said(self, model: "PreTrainedModel", inputs: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
         """See Task."""
         return {VECTOR: own_vector(model(**inputs))}
-
-    def targets(self, labels: np.ndarray) -> "dict[str, torch.Tensor] | None":
-        """See Task: which images are alike does not say what their vectors should be."""
-        return None
-
-    def predictions(self, outputs: Outputs) -> np.ndarray:
-        """The vector of each sample."""
-        return outputs[VECTOR].values
-
-    def constant(self, labels: Labels) -> Run:
-        """See Task: one vector for all."""
-
-        def run(inputs: Arrays) -> Arrays:
-            return {VECTOR: np.ones((len(inputs["pixel_values"]), 2), dtype=np.float32)}
-
-        return run
 
     def outside(self, model: "PreTrainedModel | None" = None) -> Callable[[RawSample], np.ndarray]:
         """See Task: what `pipeline("image-feature-extraction")` makes its answer of."""

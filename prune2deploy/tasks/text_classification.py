@@ -25,6 +25,7 @@ class TextClassification(FromTexts, Classification):
     name = "text-classification"
     architecture_suffix = "ForSequenceClassification"
     needs = " with two outputs or more"
+    sentence_transformer = True
     columns = ("text", "text_pair", "label")
 
     @classmethod
