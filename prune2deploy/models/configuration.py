@@ -174,7 +174,7 @@ def refuse_odd_sizes(config: "PretrainedConfig", family: Family, path: Path) -> 
         raise InputError(f"{path}: {odd} has {odd.units} {what} of {odd.columns} columns: both must be 1 or more")
     activation = family.fixed(config)["activation"]
     if activation not in ACT2FN:
-        raise InputError(f"{path}: the activation {activation!r} is none that transformers knows")
+        raise InputError(f"{path}: the activation {activation!r} is none that transformers knows, as it knows gelu or relu")
 
 
 def refuse_ignored(values: dict[str, Any], path: Path, other_positions: bool) -> None:

@@ -77,7 +77,7 @@ class Plan(Record):
     def check_fits(self, signature: Signature) -> None:
         """Raise InputError where this plan was made for another model."""
         if signature != self.signature:
-            raise InputError(f"this plan is for {self.signature.name}, the model is {signature.name}")
+            raise InputError(f"this plan is for {self.signature.name}, the model is {signature.name}: prune that one")
 
 
 def ranges_of(units: Iterable[int]) -> str:

@@ -159,7 +159,7 @@ def _modes(path: Path) -> tuple[str, ...]:
     if not modes or any(mode not in MODES for mode in modes):
         raise InputError(f"{path}: the pooling is {', '.join(map(str, modes)) or 'none'}; what works is {', '.join(MODES)}")
     if said.get("include_prompt") is False:
-        raise InputError(f"{path}: include_prompt is false, so that prompts are read and not pooled, which is not supported")
+        raise InputError(f"{path}: include_prompt is false, so that prompts are read and not pooled; what works is true")
     return tuple(modes)
 
 

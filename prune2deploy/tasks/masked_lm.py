@@ -47,14 +47,14 @@ class MaskedLm(NextToken):
             label[places] = hidden[: len(places)]  # a long text is cut, and its last masks with it
             labels.append(label)
         if all((label == IGNORED).all() for label in labels):
-            raise InputError(f"data {self.data.path!r}: no text of the split {split!r} has a word of its own to mask")
+            raise InputError(f"data {self.data.path!r}: no text of the split {split!r} has a word of one token, to mask")
         return TextSamples(encoded, labels, self.padding, self.config.vocab_size)
 
     def _masked(self, rows: "Dataset", split: str) -> list[tuple[str, list[int]]]:
         """(text with masks, the tokens that they stand for) of each row."""
         mask = self.tokenizer.mask_token
         if mask is None:
-            raise InputError(f"{self.model_dir}: the tokenizer has no mask token, and a masked language model needs one")
+            raise InputError(f"{self.model_dir}: the tokenizer has no mask token (mask_token in tokenizer_config.json)")
         [texts] = super().texts(rows, split)
         known = self._single_tokens({word for text in texts for word in text.split(" ")})
         return [_with_masks(text, known, mask) for text in texts]

@@ -41,7 +41,7 @@ class NextToken(FromTexts):
         [texts] = FromTexts.texts(self, rows, split)
         found = [row for row, text in enumerate(texts) if text.strip()]
         if not found:
-            raise InputError(f"data {self.data.path!r}: all texts of the split {split!r} are empty")
+            raise InputError(f"data {self.data.path!r}: all texts of the split {split!r} are empty: give others")
         return rows if len(found) == len(texts) else rows.select(found)
 
     def samples_of(self, rows: "Dataset", split: str, judged: bool = False) -> Samples:
@@ -53,7 +53,7 @@ class NextToken(FromTexts):
                 where = self.placed(rows, row, split)
                 raise InputError(f"data {self.data.path!r}, {where}: the tokenizer leaves nothing of the text; leave it out")
         if all(len(each) < 2 for each in labels):
-            raise InputError(f"data {self.data.path!r}: no text of the split {split!r} has two tokens or more")
+            raise InputError(f"data {self.data.path!r}: no text of the split {split!r} has two tokens: give longer ones")
         return TextSamples(encoded, labels, self.padding, self.config.vocab_size)
 
     def predictions(self, outputs: Outputs) -> np.ndarray:

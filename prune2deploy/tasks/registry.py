@@ -55,7 +55,9 @@ def task_of(project: Project, model_dir: "Path", config: "PretrainedConfig") -> 
     if not task.is_for(config):
         count = f" with {config.num_labels} output{'s'[: config.num_labels > 1]}" if has_labels(config) else ""
         wanted = f"…{task.architecture_suffix}{task.needs}"
-        raise InputError(f"task {task.name} needs a model {wanted}; {model_dir} is a {class_of(config)}{count}")
+        fitting = [other.name for other in TASKS.values() if other.is_for(config)]
+        advice = f": give --task {' or '.join(fitting)}" if fitting else ""
+        raise InputError(f"task {task.name} needs a model {wanted}; {model_dir} is a {class_of(config)}{count}{advice}")
     if unknown := sorted(set(project.data.columns) - set(task.columns)):
         raise InputError(f"data.columns: {task.name} has no {unknown[0]!r}; it has: {', '.join(task.columns)}")
     made = task(model_dir, config, project.data, project.root, project.scoring)

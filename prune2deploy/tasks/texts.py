@@ -99,7 +99,10 @@ class FromTexts(FromRows):
         self.always_full = family_of(config).always_full
         self.pairs = "text_pair" in data.columns
         if data.max_length and data.max_length > self.longest:
-            raise InputError(f"data.max_length is {data.max_length}, but the model takes at most {self.longest} tokens")
+            raise InputError(
+                f"data.max_length is {data.max_length}, but the model takes at most {self.longest} tokens: give no more "
+                "(--max-length)"
+            )
 
     @property
     def has_pairs(self) -> bool:
@@ -124,7 +127,10 @@ class FromTexts(FromRows):
         """The number of tokens that texts are cut to: the project's, or else the tokenizer's own, and the task's at most."""
         own = self.tokenizer.num_special_tokens_to_add(self.pairs)
         if self.data.max_length and self.data.max_length <= own:
-            raise InputError(f"data.max_length is {self.data.max_length}, and the tokenizer puts {own} tokens around texts")
+            raise InputError(
+                f"data.max_length is {self.data.max_length}, and the tokenizer puts {own} tokens around texts: give more "
+                "(--max-length)"
+            )
         if self.always_full:
             return self.longest
         if self.data.max_length:
@@ -147,7 +153,7 @@ class FromTexts(FromRows):
         if point.seq_len is None:
             raise InputError(f"workload {point}: text needs a sequence length (--seq-len)")
         if point.seq_len > self.longest:
-            raise InputError(f"workload {point}: the model takes at most {self.longest} tokens")
+            raise InputError(f"workload {point}: the model takes at most {self.longest} tokens (--seq-len)")
         if self.always_full and point.seq_len != self.longest:
             raise InputError(f"workload {point}: to this model every text is {self.longest} tokens long (--seq-len)")
 

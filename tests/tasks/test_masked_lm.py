@@ -78,5 +78,5 @@ def test_the_score_is_of_masked_tokens_alone(of, metric):
 
 
 def test_texts_without_a_word_of_their_own_say_nothing(of):
-    with pytest.raises(InputError, match="has a word of its own to mask"):
+    with pytest.raises(InputError, match="has a word of one token, to mask"):
         of(["won", "a b", "12 34"] * 4)[1].evaluation()
