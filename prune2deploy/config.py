@@ -68,7 +68,7 @@ class RecoverySettings(Record):
     """What is done, beside what always is, so that a pruned model answers as the dense one."""
 
     train: Literal["distil"] | None = Field(None, description="None: nothing is trained")
-    steps: int = Field(400, ge=1, le=1_000_000, description="of training, with 32 samples each")
+    steps: int = Field(800, ge=1, le=1_000_000, description="of training, with 16 samples each")
 
 
 class TensorRtSettings(Record):

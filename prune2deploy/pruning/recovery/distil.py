@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-BATCH = 32
+BATCH = 16
 TOKENS = 8192  # of a batch, padding among them
 RATE, WIDTH = 6e-4, 384  # of Adam, in a model of that hidden size or narrower; wider ones take shorter steps
 WARM_UP = 0.1  # of the steps
 TEMPERATURE = 2.0  # of objectives that know one
 LONGEST_GRADIENT = 1.0
-SORTED = 16  # batches whose samples are sorted by length, so that little is padded
+SORTED = 32  # batches whose samples are sorted by length, so that little is padded
 SAVED_AFTER = 30.0  # seconds
 AVERAGES = ("exp_avg", "exp_avg_sq")  # that Adam keeps
 
