@@ -81,7 +81,9 @@ def init(
     task: Annotated[
         str | None, typer.Option(help="What the model does, where its class and the data do not say: see docs/tasks.md.")
     ] = None,
-    metric: Annotated[str | None, typer.Option(help="The task metric, of several: macro-f1, say.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="The metric, where the task has several (docs/tasks.md): macro-f1, say.")
+    ] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Multi-label: the probability from which a label is given; 0.5 by default.")
     ] = None,
@@ -115,6 +117,8 @@ def init(
 
     roles = {"text": text, "text_pair": text_pair, "choices": choices, "image": image, "label": "" if unlabelled else label}
     settings: dict = {"target": target_of(cpu, gpu, threads, runtime, precision)}
+    if threshold is not None and not 0 < threshold < 1:
+        raise InputError(f"--threshold is a probability between 0 and 1, and not {threshold:g}")
     scoring = {"metric": metric, "threshold": threshold}
     if said := {name: value for name, value in scoring.items() if value is not None}:
         settings["scoring"] = said

@@ -13,8 +13,8 @@ from prune2deploy.models.configuration import load_config, worth_a_look
 from prune2deploy.progress import Progress
 from prune2deploy.tasks.base import Run, Samples, Score, Task
 from prune2deploy.tasks.predict import torch_run
-from prune2deploy.tasks.registry import task_for, task_named, task_of
-from prune2deploy.validation.dense_score import dense_score
+from prune2deploy.tasks.registry import refuse_other_model, task_for, task_named, task_of
+from prune2deploy.validation.dense_score import dense_score, drawn
 from prune2deploy.validation.witness import Testimony, chain_of, preprocessor_of, reading, serving
 
 CLIENT_SIDE = "with --client-side, clients make the model's inputs themselves, and nothing is asked of a server"
@@ -63,6 +63,7 @@ def init(
     config = load_config(directory)
     refuse_pruned(directory)
     kind = task_named(task) if task else task_for(config)
+    refuse_other_model(kind, directory, config)
     values, notes = described(model, data, root, kind, columns or {}, splits)
     values["workload"] = [kind.default_point(config).model_dump(exclude_none=True)]
     for key, value in (settings or {}).items():
@@ -79,6 +80,8 @@ def init(
         testimony = heard(looked_at, run, evaluation, project, client_side)
         advance()
         dense = None if evaluation.labels is None else dense_score(looked_at, run, evaluation, force)
+        if dense and (share := len(drawn(evaluation))) < len(evaluation):
+            notes.append(f"the dense model was scored on {share} of {len(evaluation)} samples, drawn by chance")
         advance()
     save_project(project, path)
     return Initialised(project, path, testimony, dense, notes)

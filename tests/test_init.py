@@ -57,7 +57,7 @@ def test_single_texts(here, bert_dir, text_data):
         "workload": [{"batch": 1, "seq_len": 16, "weight": 1.0}],
         "target": {"device": "cpu", "runtime": "onnxruntime", "precision": "fp32", "cuda_graphs": False},
         "calibration": {"samples": 2048, "seed": 0, "effort": 0, "device": "cpu"},
-        "recovery": {"steps": 400}, "scoring": {},
+        "recovery": {"steps": 800}, "scoring": {},
         "serving": {
             "with_tokenizer": False, "response_cache": False, "instances": 1, "queue_delay_us": 500, "keep": 2
         },
@@ -281,7 +281,9 @@ def test_workload_that_the_model_cannot_run(here, bert_dir, vit_dir, text_data, 
     [
         (["--task", "translation"],
          "unknown task 'translation'; known are: embeddings, image-classification, image-embeddings"),
-        (["--task", "image-classification"], "which column is the image? Name it with --image; it has: text, label"),
+        (["--task", "image-classification"], "with 3 outputs: give --task text-classification"),
+        (["--threshold", 0.4], "text-classification has no threshold: leave it out (--threshold"),
+        (["--threshold", 1.5], "--threshold is a probability between 0 and 1, and not 1.5"),
         (["--cpu", "--gpu"], "give one of --cpu and --gpu"),
         (["--batch", 0], "workload.0.batch: "),
         (["--batch", 2, "--batch", 2], "batch 2 × 16 is given twice"),

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import heads
 import pytest
 import structures
 from steady import answer, cli, refused
@@ -47,6 +48,13 @@ def test_flops_are_those_of_the_formula(bert_dir):
     ffn = 2 * tokens * 2 * width * filters
     told = {row["block"]: row["MFLOPs"] for row in rows_of(found, "blocks")}
     assert (told["0.attention"], told["2.ffn"]) == pytest.approx((attention / 1e6, ffn / 1e6), abs=1e-3)
+
+
+def test_multiple_choice_counts_one_choice(bert_dir, tmp_path):
+    heads.save_model("multiple-choice", tmp_path / "choices")
+    heads.save_model("multi-label", tmp_path / "labels")
+    choices, labels = (inspect(name, tmp_path) for name in ("choices", "labels"))
+    assert rows_of(choices, "blocks") == rows_of(labels, "blocks")
 
 
 def test_a_pruned_model_and_its_package_tell_what_is_kept(bert_made, monkeypatch):

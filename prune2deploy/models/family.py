@@ -21,6 +21,7 @@ LABELLED = (
 )  # fmt: skip
 LANGUAGE_MODELS = ("ForCausalLM", "ForMaskedLM")
 ENCODERS = ("Model", "ModelWithProjection")
+CHOOSES = "ForMultipleChoice"  # such models take [batch, choices, tokens]
 IMPOSSIBLE = {
     "convnextv2": "its response normalisation takes the mean over all filters, those that are left out too; ConvNeXt works",
 }
@@ -122,7 +123,7 @@ def outputs_of(config: "PretrainedConfig") -> int | str:
         return f"{config.num_labels}each"
     if name.endswith("ForQuestionAnswering"):
         return "2each"
-    if name.endswith("ForMultipleChoice"):
+    if name.endswith(CHOOSES):
         return "1ofchoices"
     return "vector" if name.endswith(ENCODERS) else config.num_labels
 

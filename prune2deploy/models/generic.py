@@ -126,7 +126,8 @@ def _made(config: "PretrainedConfig") -> "PreTrainedModel":
     model_class = getattr(transformers, name, None)
     if model_class is None or not name.endswith(CLASSES):
         raise _refusal(config, f"{name} is none of the classes that work: …{', …'.join(CLASSES)}")
-    if getattr(config, "is_encoder_decoder", False) or getattr(config, "is_decoder", False):
+    decodes = name.endswith(("LMHeadModel", "DoubleHeadsModel"))
+    if decodes or getattr(config, "is_encoder_decoder", False) or getattr(config, "is_decoder", False):
         raise _refusal(config, "it has a decoder")
     made = copy.deepcopy(config)
     made._attn_implementation = "eager"
@@ -149,7 +150,8 @@ def _stack(model: "PreTrainedModel") -> "tuple[str, list[nn.Module]]":
     ]  # fmt: skip
     outer = [(path, layers) for path, layers in lists if not any(path.startswith(f"{other}.") for other, _ in lists)]
     if len(outer) != 1:
-        raise _refusal(model.config, f"it has {len(outer)} lists of layers, and not one")
+        has = f"{len(outer)} lists of layers, and not one" if outer else "no list of layers with Linear projections"
+        raise _refusal(model.config, f"it has {has}")
     return outer[0]
 
 

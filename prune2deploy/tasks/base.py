@@ -188,6 +188,7 @@ class Task(ABC):
     objective: "Joint"  # of these outputs
     metrics: "ClassVar[Metrics]"  # that the project may choose from, by name
     serving: ClassVar[Serving | None] = None  # what a server answers to raw samples; None: it cannot
+    has_threshold: ClassVar[bool] = False  # whether a probability decides what is answered
     sentence_transformer: ClassVar[bool] = False  # whether sentence-transformers has a class that loads such models
     misfit: ClassVar[str] = "is it another column, another order of labels, another model?"  # where data and model seem so
     least_of_own: ClassVar[float] = 0.5  # of what its own labels would give, that a dense model reaches on the data's
@@ -201,6 +202,8 @@ class Task(ABC):
         self.data = data
         self.root = root
         self.scoring = scoring or ScoringSettings()
+        if self.scoring.threshold is not None and not self.has_threshold:
+            raise InputError(f"{self.name} has no threshold: leave it out (--threshold, scoring.threshold)")
         if self.scoring.metric not in (None, *self.metrics):
             raise InputError(f"{self.name} has no metric {self.scoring.metric!r}; it has: {', '.join(self.metrics)}")
 

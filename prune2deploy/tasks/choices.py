@@ -21,18 +21,44 @@ def choice_columns(name: str, features: Iterable[str]) -> list[str]:
     return sorted(matched, key=lambda each: (len(matched[each]), matched[each]))
 
 
-def texts_of(value: Any) -> list[str] | None:
-    """The choices that a cell holds; None for what is no list of texts."""
-    if isinstance(value, bytes):  # what a column of JSON is kept as where its rows are of several kinds
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return None
+def wrong_names(name: str, features: Iterable[str]) -> str:
+    """What is wrong with several names of columns, commas between them; empty where nothing is."""
+    known, wanted = list(features), [each.strip() for each in name.split(",")]
+    if name in known or len(wanted) == 1:
+        return ""
+    if missing := next((each for each in wanted if each not in known), None):
+        return f"no column {missing!r} for the choices"
+    twice = next((each for each in wanted if wanted.count(each) > 1), None)
+    return f"the column {twice!r} is named twice" if twice else ""
+
+
+def texts_of(value: Any) -> list[Any]:
+    """The choices that a cell holds, whatever they are; none where it is no list."""
+    value = _plain(value)
     if isinstance(value, dict):
         value = value.get("text")
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        return None
-    return value
+    return value if isinstance(value, list) else []
+
+
+def wrong_with(value: Any) -> str:
+    """What is wrong with the choices that a cell holds; empty where nothing is."""
+    if isinstance(text := _plain(value), str):
+        return f"the choices are one text, {text!r:.40}, and no list"
+    texts = texts_of(value)
+    if odd := next((place for place, each in enumerate(texts, 1) if not isinstance(each, str)), None):
+        text = texts[odd - 1]
+        return f"choice {odd} is missing" if text is None else f"choice {odd} is {text!r:.40}, and no text"
+    return "" if len(texts) > 1 else f"there is {'one choice' if texts else 'no choice'}"
+
+
+def _plain(value: Any) -> Any:
+    """`value` without the bytes that a column of JSON is kept as where its rows are of several kinds."""
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value.decode("utf-8", "replace")
 
 
 def keys_of(value: Any) -> list[str] | None:

@@ -28,6 +28,7 @@ class MultiLabel(TextClassification):
     """Text, or a pair of texts, to any number of labels; logits [n, labels]."""
 
     name = "multi-label"
+    has_threshold = True
     objective = Joint({LOGITS: Bernoulli()})
     metrics: ClassVar[Metrics] = {
         "micro-f1": lambda task, samples: MultiLabelF1(LOGITS, task.threshold, micro=True),
@@ -71,9 +72,25 @@ class MultiLabel(TextClassification):
 
     @functools.cached_property
     def _are_marks(self) -> bool:
-        """Whether every list of labels, in both splits, has a 0 or a 1 for each label of the model."""
-        lists = [each for split in self._splits for each in self._lists_of(split)]
-        return all(len(each) == self.config.num_labels and set(each) <= {0, 1} for each in lists)
+        """Whether every list of labels, in both splits, has a 0 or a 1 for each label of the model.
+
+        Raises InputError, naming the row, where they are such marks, and some are missing.
+        """
+        lists = {split: self._lists_of(split) for split in self._splits}
+        every = [each for found in lists.values() for each in found]
+        if not all(set(each) <= {0, 1} for each in every):
+            return False
+        count = self.config.num_labels
+        if all(len(each) == count for each in every):
+            return True
+        if all(len(set(each)) == len(each) for each in every):
+            return False  # numbers of labels, none of them twice
+        split, row = next((split, row) for split in lists for row, each in enumerate(lists[split]) if len(each) != count)
+        rows = read_split(self.data, split, self.root)
+        raise InputError(
+            f"data {self.data.path!r}, {self.placed(rows, row, split)}: {len(lists[split][row])} marks (0 or 1), and the "
+            f"model has {count} labels: give one for each"
+        )
 
     @functools.cached_property
     def _classes(self) -> dict[str, int]:

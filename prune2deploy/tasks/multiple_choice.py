@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,7 +14,16 @@ from prune2deploy.config import DataSettings, ScoringSettings, WorkloadPoint
 from prune2deploy.data.splits import column, columns_of, read_split
 from prune2deploy.errors import InputError
 from prune2deploy.tasks.base import LOGITS, Arrays, Batch, Metrics, RawSample, Run, Samples, Serving
-from prune2deploy.tasks.choices import choice_columns, is_missing, keys_of, number_of, place_of, texts_of
+from prune2deploy.tasks.choices import (
+    choice_columns,
+    is_missing,
+    keys_of,
+    number_of,
+    place_of,
+    texts_of,
+    wrong_names,
+    wrong_with,
+)
 from prune2deploy.tasks.classification import guess_label
 from prune2deploy.tasks.metrics import Accuracy
 from prune2deploy.tasks.objectives import Categorical, Joint, Outputs
@@ -108,6 +118,8 @@ class MultipleChoice(FromTexts):
     def guess_columns(cls, features: dict[str, object], given: dict[str, str], where: str) -> dict[str, str]:
         """See Task."""
         found: dict[str, str] = {role: given[role] for role in ("text", "text_pair", "choices") if role in given}
+        if wrong := wrong_names(found.get("choices", ""), features):
+            raise InputError(f"data {where!r}: {wrong} (--choices); it has: {', '.join(features)}")
         if "text" not in found:
             pairs = ((called(first, features), called(second, features)) for first, second in FIRSTS)
             first, second = next(((first, second) for first, second in pairs if first and second), (None, None))
@@ -131,9 +143,9 @@ class MultipleChoice(FromTexts):
 
     @functools.cached_property
     def choices(self) -> int:
-        """How many choices each sample has: as many as the first of the evaluation split."""
-        rows = self.rows(self.data.evaluation)
-        return len(self._listed(rows.select(range(1)), self.data.evaluation)[0])
+        """How many choices each sample has: as many as most of the evaluation split."""
+        counts = Counter(map(len, self._listed(self.rows(self.data.evaluation), self.data.evaluation)))
+        return counts.most_common(1)[0][0]
 
     def _listed(self, rows: "Dataset", split: str) -> list[list[str]]:
         """The choices of each of `rows`, of `split`; raises InputError, naming the row, where there are not two or more."""
@@ -144,13 +156,12 @@ class MultipleChoice(FromTexts):
         values = cells[0] if len(cells) == 1 else [list(row) for row in zip(*cells, strict=True)]
         found = []
         for row, value in enumerate(values):
-            texts = texts_of(value)
-            if texts is None or len(texts) < 2:
+            if wrong := wrong_with(value):
                 raise InputError(
-                    f"data {self.data.path!r}, {self.placed(rows, row, split)}: the choices are {value!r:.60}; give two "
-                    "texts or more, as a list or in a column each (--choices)"
+                    f"data {self.data.path!r}, {self.placed(rows, row, split)}: {wrong}; give two texts or more, as a list "
+                    "or in a column each (--choices)"
                 )
-            found.append(texts)
+            found.append(texts_of(value))
         return found
 
     def texts(self, rows: "Dataset", split: str) -> list[list[str]]:
@@ -161,7 +172,7 @@ class MultipleChoice(FromTexts):
         for row, choices in enumerate(listed):
             if len(choices) != self.choices:
                 raise InputError(
-                    f"data {self.data.path!r}, {self.placed(rows, row, split)}: {len(choices)} choices, where others have "
+                    f"data {self.data.path!r}, {self.placed(rows, row, split)}: {len(choices)} choices, where most have "
                     f"{self.choices}: leave out rows that have more or fewer"
                 )
         if before is not None:
@@ -194,10 +205,12 @@ class MultipleChoice(FromTexts):
         for row, (value, choices) in enumerate(zip(values, listed, strict=True)):
             place = place_of(value, choices, keys[row] if keys else None, self._first_number)
             if place is None:
-                raise InputError(
-                    f"data {self.data.path!r}, {self.placed(rows, row, split)}: {value!r:.60} is none of the {len(choices)} "
-                    "choices: give its number from 0 (or from 1), its letter, or its text"
-                )
+                wrong = (
+                    f"no {name!r}: leave the row out, or do without labels (`init --unlabelled`)" if is_missing(value) else
+                    f"{value!r:.60} is none of the {len(choices)} choices: give its number from 0 (or from 1), its letter, "
+                    "or its text"
+                )  # fmt: skip
+                raise InputError(f"data {self.data.path!r}, {self.placed(rows, row, split)}: {wrong}")
             found.append(place)
         return np.asarray(found, dtype=np.int64)
 

@@ -52,15 +52,20 @@ def task_for(config: "PretrainedConfig") -> type[Task]:
 def task_of(project: Project, model_dir: "Path", config: "PretrainedConfig") -> Task:
     """The project's task on this model; raises InputError where the two do not fit."""
     task = task_named(project.task)
-    if not task.is_for(config):
-        count = f" with {config.num_labels} output{'s'[: config.num_labels > 1]}" if has_labels(config) else ""
-        wanted = f"…{task.architecture_suffix}{task.needs}"
-        fitting = [other.name for other in TASKS.values() if other.is_for(config)]
-        advice = f": give --task {' or '.join(fitting)}" if fitting else ""
-        raise InputError(f"task {task.name} needs a model {wanted}; {model_dir} is a {class_of(config)}{count}{advice}")
+    refuse_other_model(task, model_dir, config)
     if unknown := sorted(set(project.data.columns) - set(task.columns)):
         raise InputError(f"data.columns: {task.name} has no {unknown[0]!r}; it has: {', '.join(task.columns)}")
     made = task(model_dir, config, project.data, project.root, project.scoring)
     for point in project.workload:
         made.check_point(point)
     return made
+
+
+def refuse_other_model(task: type[Task], model_dir: "Path", config: "PretrainedConfig") -> None:
+    """Raise InputError, naming the task that fits, where `task` is not for models with this configuration."""
+    if not task.is_for(config):
+        count = f" with {config.num_labels} output{'s'[: config.num_labels > 1]}" if has_labels(config) else ""
+        wanted = f"…{task.architecture_suffix}{task.needs}"
+        fitting = [other.name for other in TASKS.values() if other.is_for(config)]
+        advice = f": give --task {' or '.join(fitting)}" if fitting else ""
+        raise InputError(f"task {task.name} needs a model {wanted}; {model_dir} is a {class_of(config)}{count}{advice}")

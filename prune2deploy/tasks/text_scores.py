@@ -82,6 +82,17 @@ class TextScores(TextClassification):
         scores = np.asarray(found, dtype=np.float32)
         if not self._are_ranked(rows, split):
             return scores
+        if (scores < 0).any():
+            row = int((scores < 0).argmax())
+            raise InputError(
+                f"data {self.data.path!r}, {self.placed(rows, row, split)}: the relevance is {scores[row]:g}: give 0 where "
+                "a passage is not relevant, and more where it is"
+            )
+        if required and not scores.any():
+            raise InputError(
+                f"data {self.data.path!r}, split {split!r}: no query has a relevant passage (a label above 0): another "
+                "column (--label), or none (`init --unlabelled`)?"
+            )
         queries: dict[str, int] = {}
         numbers = [queries.setdefault(text, len(queries)) for text in self.texts(rows, split)[0]]
         return np.stack([scores, np.asarray(numbers, dtype=np.float32)], axis=1)

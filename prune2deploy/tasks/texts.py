@@ -186,7 +186,7 @@ class FromTexts(FromRows):
     def _no_text(self, rows: "Dataset", texts: list[Any], split: str) -> InputError:
         """What is wrong with the first of `texts` that is none."""
         row, text = next((row, text) for row, text in enumerate(texts) if not isinstance(text, str))
-        kind = "missing" if text is None else f"a {type(text).__name__}, not a string"
+        kind = "missing" if text is None else f"of type {type(text).__name__}, and no string"
         if isinstance(text, bytes):  # JSON of several kinds is kept as bytes: the row to name is the one that differs
             odd = unlike_most(texts)
             row, kind = (row if odd is None else odd), "bytes, or a list or an object among texts; store texts"

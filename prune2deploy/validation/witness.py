@@ -57,7 +57,8 @@ def reading(task: Task, run: Run, samples: Samples, outside: Answer, tolerance: 
     outputs = task.objective.parts[task.outputs[0]].gathered(rows[task.outputs[0]]).values
     apart = float(np.ptp(outputs, axis=0).max())
     if len({tuple(sample.values()) for sample in usual.values()}) > 1 and apart <= ROUNDING * float(np.abs(outputs).max()):
-        return Testimony(len(usual), 0, 0.0, "the model answers all samples alike: are these its weights?")
+        alike = "the model answers all samples alike: are these its weights, and is this its kind of data?"
+        return Testimony(len(usual), 0, 0.0, alike)
     each = iter(zip(*rows.values(), strict=True))
     ours: Answers = {
         name: joined([next(each) for _ in indices]) for name, indices in zip(usual, taken, strict=True)

@@ -38,6 +38,7 @@ def opened(folders, task, tmp_path):
         "question-answering": {"text": "question", "text_pair": "context", "label": "answers"},
         "masked-lm": {"text": "text"}, "embeddings": {"text": "query", "text_pair": "document"},
         "reranking": {"text": "query", "text_pair": "passage", "label": "label"},
+        "multiple-choice": {"text": "sent1", "text_pair": "sent2", "choices": "ending*", "label": "label"},
     }[task]  # fmt: skip
     return tiny.loaded_task(tiny.make_project(
         root / "model", root / "data", heads.KINDS.get(task, task), tmp_path, data_columns=columns,

@@ -100,6 +100,7 @@ def test_numbers_of_a_data_set_go_by_its_names(of, model_dir, tmp_path):
         ([["angry"], ["sad"]] * 4, "label 'sad' is not one of the model's 4 classes"),
         ([{"angry": 1}] * 8, "the label is an object"),
         ([["angry"], [["old"]]] * 4, "give a list of labels"),
+        ([[0, 1, 0, 1], [0, 1, 1]] * 4, "3 marks (0 or 1), and the model has 4 labels"),
     ],
 )
 def test_what_is_no_list_of_labels_is_told_with_its_line(of, values, told):

@@ -71,6 +71,12 @@ def test_columns_are_those_of_known_data_sets():
     assert not choice_columns("nothing", ["B", "A", "C"])
 
 
+def test_columns_of_choices_are_there_and_different():
+    features = dict.fromkeys(("text", "A", "B", "label"))
+    for names, told in (("A,B,C", "no column 'C' for the choices"), ("A, A", "the column 'A' is named twice")):
+        assert told in refusal(MultipleChoice.guess_columns, features, {"choices": names}, "data")
+
+
 def test_what_cannot_be_told_is_asked():
     for features, told in ((["x", "choices", "label"], "--text"), (["text", "x", "label"], "--choices"),
                            (["text", "choices", "x"], "--label")):  # fmt: skip
@@ -126,9 +132,11 @@ def test_numbers_that_are_choices_are_texts(of):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
+        ({"choices": [1, 2]}, "choice 1 is"), ({"choices": "['a', 'b']"}, "the choices are one text"),
         ({"answer": "C"}, "'C' is none of the 2 choices"), ({"answer": 5}, "5' is none of the 2 choices"),
-        ({"choices": ["a"]}, "the choices are ['a']"), ({"choices": ["a", None]}, "the choices are"),
-        ({"choices": ["a", "b", "c"]}, "3 choices, where others have 2"), ({"question": None}, "the text is missing"),
+        ({"choices": ["a"]}, "there is one choice"), ({"choices": ["a", None]}, "choice 2 is missing"),
+        ({"answer": None}, "no 'answer': leave the row out"),
+        ({"choices": ["a", "b", "c"]}, "3 choices, where most have 2"), ({"question": None}, "the text is missing"),
     ],
 )  # fmt: skip
 def test_what_is_no_sample_is_told_with_its_line(of, change, told):

@@ -102,6 +102,19 @@ def test_what_is_no_number_is_told_with_its_line(folder, value, says, tmp_path, 
     refused(cli("init", folder / "model", "--data", tmp_path, *START), "validation.jsonl, line 4", says)
 
 
+@pytest.mark.parametrize(
+    ("relevance", "says"), [((1, 0, -1), "the relevance is -1: give 0"), ((0, 0, 0), "no query has a relevant passage")]
+)
+def test_relevance_is_0_or_more_and_somewhere_more(folder, relevance, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {"query": f"won {number // 3}", "passage": f"lost {number}", "label": relevance[number % 3]} for number in range(30)
+    ]
+    for split in ("train", "validation"):
+        tiny.write_jsonl(tmp_path / f"{split}.jsonl", rows)
+    refused(cli("init", folder / "model", "--data", tmp_path, *START), says)
+
+
 def test_tasks_and_models_must_fit(folder, bert_dir, text_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused(
