@@ -11,7 +11,7 @@ from prune2deploy.files import Record, read_record
 from prune2deploy.models.block import Block
 from prune2deploy.models.capture import first_call, positions_of
 from prune2deploy.models.checkpoint import PLAN_FILE, load_dense, read_pruned_record, resolve_model
-from prune2deploy.models.family import CHOOSES, blocks_of, class_of, family_of, layer_of
+from prune2deploy.models.family import blocks_of, family_of, layer_of, shape_of_one
 from prune2deploy.models.image_processor import image_shape
 from prune2deploy.models.projection import output_projection
 from prune2deploy.models.signature import signature_of
@@ -120,7 +120,7 @@ def example_of(model: "PreTrainedModel") -> "dict[str, torch.Tensor]":
     if model.main_input_name == "pixel_values":
         return {"pixel_values": torch.zeros(1, *image_shape(config))}
     length = min(TOKENS, family_of(config).longest(config) or TOKENS)
-    shape = (1, 1, length) if class_of(config).endswith(CHOOSES) else (1, length)
+    shape = shape_of_one(config, length)
     return {"input_ids": torch.full(shape, min(5, config.vocab_size - 1)), "attention_mask": torch.ones(shape)}
 
 

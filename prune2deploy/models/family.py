@@ -21,7 +21,7 @@ LABELLED = (
 )  # fmt: skip
 LANGUAGE_MODELS = ("ForCausalLM", "ForMaskedLM")
 ENCODERS = ("Model", "ModelWithProjection")
-CHOOSES = "ForMultipleChoice"  # such models take [batch, choices, tokens]
+CHOOSES = "ForMultipleChoice"
 IMPOSSIBLE = {
     "convnextv2": "its response normalisation takes the mean over all filters, those that are left out too; ConvNeXt works",
 }
@@ -107,6 +107,11 @@ def class_of(config: "PretrainedConfig") -> str:
 def takes_images(config: "PretrainedConfig") -> bool:
     """Whether the model's input is an image."""
     return "input" in family_of(config).fixed(config)
+
+
+def shape_of_one(config: "PretrainedConfig", tokens: int) -> tuple[int, ...]:
+    """The shape of a batch of one text: [batch, tokens], or, to a model that chooses, [batch, choices, tokens]."""
+    return (1, 1, tokens) if class_of(config).endswith(CHOOSES) else (1, tokens)
 
 
 def has_labels(config: "PretrainedConfig") -> bool:
