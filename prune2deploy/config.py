@@ -19,8 +19,11 @@ else:
 PROJECT_FILE = "prune2deploy.toml"
 LONGEST_WAIT = 10_080.0  # minutes: a week
 Precision = Literal["fp32", "fp16", "bf16"]
-RuntimeName = Literal["onnxruntime", "tensorrt"]
-BackendName = Literal["onnxruntime", "tensorrt", "python"]
+RuntimeName = Literal["onnxruntime", "openvino", "tensorrt"]
+BackendName = Literal["onnxruntime", "openvino", "tensorrt", "python"]
+SERVED_BY: dict[RuntimeName, tuple[BackendName, ...]] = {  # which backends run what is measured in a runtime
+    "onnxruntime": ("onnxruntime", "python"), "openvino": ("openvino", "python"), "tensorrt": ("tensorrt",),
+}  # fmt: skip
 
 
 class WorkloadPoint(Record):
@@ -96,9 +99,11 @@ class Target(Record):
     def _possible(self) -> "Target":
         if self.runtime == "tensorrt" and self.device != "gpu":
             raise ValueError('runtime = "tensorrt" needs device = "gpu"')
+        if self.runtime == "openvino" and (self.device != "cpu" or self.precision == "fp16"):
+            raise ValueError('runtime = "openvino" needs device = "cpu", and precision = "fp32" or "bf16"')
         if self.runtime == "onnxruntime" and self.precision == "bf16":
             raise ValueError('ONNX Runtime computes in fp32 or fp16; precision = "bf16" needs runtime = "tensorrt"')
-        if self.device == "cpu" and self.precision != "fp32":
+        if (self.device, self.runtime) == ("cpu", "onnxruntime") and self.precision != "fp32":
             raise ValueError('on a CPU, ONNX Runtime computes in fp32 whatever the graph says: precision = "fp32"')
         if self.cuda_graphs and (self.runtime, self.device) != ("onnxruntime", "gpu"):
             raise ValueError('cuda_graphs is for device = "gpu" with runtime = "onnxruntime" (TensorRT needs no telling)')
@@ -155,7 +160,7 @@ class Project(Record):
 
     @model_validator(mode="after")
     def _servable(self) -> "Project":
-        runs = {"onnxruntime": ("onnxruntime", "python"), "tensorrt": ("tensorrt",)}[self.target.runtime]
+        runs = SERVED_BY[self.target.runtime]
         if self.serving.backend not in (None, *runs):
             raise ValueError(
                 f'serving.backend = "{self.serving.backend}" does not run what is measured in {self.target.runtime}; '

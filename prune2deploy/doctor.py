@@ -11,6 +11,7 @@ from prune2deploy.runtimes.processors import affinity
 EXTRAS = {
     "onnxruntime": ("cpu", "profile, export and validate on a CPU"),
     "tritonclient": ("triton", "writing and checking Triton's config.pbtxt"),
+    "openvino": ("openvino", "OpenVINO on the CPU"),
     "tensorrt": ("tensorrt", "TensorRT engines"),
 }
 
@@ -41,7 +42,8 @@ def examine() -> Findings:
     from prune2deploy.provenance import versions
 
     capabilities = [
-        _cpu(), _onnxruntime_cpu(), _gpu(), _onnxruntime_gpu(), _package("tritonclient"), _tensorrt(),
+        _cpu(), _onnxruntime_cpu(), _gpu(), _onnxruntime_gpu(), _package("tritonclient"), _package("openvino"),
+        _tensorrt(),
     ]  # fmt: skip
     return Findings(versions=versions(), capabilities=capabilities)
 

@@ -31,7 +31,7 @@ PrecisionChoice = Annotated[
 ]
 Triton = Annotated[str | None, typer.Option("--triton", help="Check that this release of the server loads it: 26.07.")]
 Serve = Annotated[
-    BackendName | None, typer.Option("--serve", help="The server's backend; python runs ONNX Runtime without one.")
+    BackendName | None, typer.Option("--serve", help="The server's backend; python runs the model without one.")
 ]
 WithTokenizer = Annotated[
     bool, typer.Option("--with-tokenizer", help="Text or image in, label out: adds the steps around the model.")

@@ -10,7 +10,7 @@ from pathlib import Path
 COMPUTED = ("prune2deploy", "torch", "transformers")  # what numbers are made by
 EXPORTED = (*COMPUTED, "onnx", "onnxscript")  # what graphs are made by
 ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
-PACKAGES = (*EXPORTED, *ONNX_RUNTIMES, "tensorrt", "numpy", "scipy")
+PACKAGES = (*EXPORTED, *ONNX_RUNTIMES, "openvino", "tensorrt", "numpy", "scipy")
 
 
 def versions() -> dict[str, str]:

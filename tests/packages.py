@@ -26,6 +26,11 @@ RUNTIME = {"name": "onnxruntime", "version": "1.31.1", "provider": "CPUExecution
            "settings": {}}  # fmt: skip
 
 
+def ort(threads):
+    """What a backend of ONNX Runtime is told."""
+    return {"intra_op_thread_count": str(threads), "inter_op_thread_count": "1"}
+
+
 def expected(inputs, bias):
     """What a package with this `bias` answers."""
     total = (inputs["input_ids"] * inputs["attention_mask"]).sum(1, keepdims=True).astype(np.float32)
@@ -64,7 +69,7 @@ def write_staged(staged, version, bias, backend="python", **settings):
     inputs = {"input_ids": IDS, "attention_mask": np.ones_like(IDS)}
     serving = ServingSettings(backend=backend, **settings)
     config = model_config(
-        staged.name, *tensor_specs(folder / "model.onnx"), max_batch_size=8, threads=1, backend=backend, serving=serving,
+        staged.name, *tensor_specs(folder / "model.onnx"), max_batch_size=8, parameters=ort(1), backend=backend, serving=serving,
         labels_file=LABELS_FILE, warmups=[write_warmup(staged, "workload", inputs)],
     )  # fmt: skip
     write_config(staged, config)

@@ -59,6 +59,8 @@ def server_check(name: str, runtime: RuntimeInfo, version_compatible: bool) -> C
     if runtime.name == "onnxruntime":
         passed = numbers(release.onnxruntime) >= OLDEST_ONNXRUNTIME
         detail = f"the server has ONNX Runtime {release.onnxruntime}, latency was measured in {runtime.version}"
+    elif runtime.name == "openvino":
+        passed, detail = False, "which OpenVINO its images have is not known here: serve it with --serve python"
     elif release.tensorrt is None:
         passed, detail = False, "which TensorRT its images have is not known here: see NVIDIA's support matrix"
     else:

@@ -45,6 +45,7 @@ from prune2deploy.repository.triton import (
     Backend,
     import_schema,
     model_config,
+    parameters_of,
     tensor_specs,
     write_config,
     write_warmup,
@@ -77,7 +78,11 @@ from prune2deploy.validation.record import Check, Report
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-ORT_PACKAGES = {"cpu": "onnxruntime", "gpu": "onnxruntime-gpu"}
+# by runtime and device: the file of prune2deploy.serving.served that runs a graph in it, and the package that it needs
+PYTHON_MODELS = {
+    ("onnxruntime", "cpu"): ("onnx_model", "onnxruntime"), ("onnxruntime", "gpu"): ("onnx_model", "onnxruntime-gpu"),
+    ("openvino", "cpu"): ("openvino_model", "openvino"),
+}  # fmt: skip
 SMALLEST_MAX_BATCH = 8  # a server gathers requests up to this many, even where the workload is single samples
 
 
@@ -290,11 +295,12 @@ def write_entry(entry: Path, version: Path, subject: Subject, runtime: Runtime, 
     if labels := subject.task.label_names():
         write_labels(entry, labels)
     if project.backend == "python":
-        serve_python(version, "onnx_model", ["numpy", ORT_PACKAGES[project.target.device]])
+        source, package = PYTHON_MODELS[project.target.runtime, project.target.device]
+        serve_python(version, source, ["numpy", package])
     inputs, outputs = tensor_specs(version / BACKENDS[project.backend].graph)
     config = model_config(
-        subject.name, inputs, outputs, max_batch_size=max_batch_size(project), threads=runtime.describe().threads,
-        backend=project.backend, serving=project.serving, device=runtime.device().kind,
+        subject.name, inputs, outputs, max_batch_size=max_batch_size(project),
+        parameters=parameters_of(runtime.describe(), project.backend), backend=project.backend, serving=project.serving, device=runtime.device().kind,
         labels_file=LABELS_FILE if labels else None,
         warmups=[write_warmup(entry, f"workload{index or ''}", inputs) for index, inputs in enumerate(workload)],
         profiles=len(workload) + 1,  # one for each point and one for the rest (runtimes/trt.py)

@@ -10,11 +10,14 @@ import numpy as np
 from prune2deploy.config import BackendName, ServingSettings
 from prune2deploy.errors import CheckFailedError, InputError, MissingPackageError
 from prune2deploy.files import write_text
+from prune2deploy.runtimes.base import RuntimeInfo
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 CONFIG_FILE = "config.pbtxt"
+# the backend for OpenVINO cannot be told to compute in float32 where the processor has bf16, nor how large batches may be
+OPENVINO_BACKEND = {"SKIP_OV_DYNAMIC_BATCHSIZE": "YES", "ENABLE_BATCH_PADDING": "NO"}
 WARMUP_DIRECTORY = "warmup"  # the server looks for input_data_file nowhere else
 
 TRITON_TYPES = {"int64": "TYPE_INT64", "int32": "TYPE_INT32", "float32": "TYPE_FP32", "string": "TYPE_STRING"}
@@ -31,8 +34,9 @@ class Backend:
 
 BACKENDS: dict[BackendName, Backend] = {
     "onnxruntime": Backend("onnxruntime_onnx", "model.onnx", "model.onnx"),
+    "openvino": Backend("", "model.xml", "onnx/model.onnx"),
     "tensorrt": Backend("tensorrt_plan", "model.plan", "onnx/model.onnx"),
-    "python": Backend("", "model.onnx", "model.onnx"),  # which model.py runs in ONNX Runtime
+    "python": Backend("", "model.onnx", "model.onnx"),  # which model.py runs in ONNX Runtime or OpenVINO
 }
 
 
@@ -112,9 +116,9 @@ def _supported(dtype: str, where: str) -> str:
 
 
 def model_config(
-    name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, max_batch_size: int, threads: int,
-    backend: BackendName = "onnxruntime", serving: ServingSettings | None = None, device: str = "cpu",
-    labels_file: str | None = None, warmups: Sequence[WarmUp] = (), profiles: int = 1,
+    name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, max_batch_size: int,
+    parameters: Mapping[str, str], backend: BackendName = "onnxruntime", serving: ServingSettings | None = None,
+    device: str = "cpu", labels_file: str | None = None, warmups: Sequence[WarmUp] = (), profiles: int = 1,
 ) -> "ModelConfig":
     """The complete configuration of a model: nothing is left to the server's auto-completion.
 
@@ -123,7 +127,7 @@ def model_config(
         inputs: as `tensor_specs` gives them.
         outputs: likewise; the first gets the labels.
         max_batch_size: 1 or more.
-        threads: of ONNX Runtime within an operator, as in the measurement.
+        parameters: of the backend, so that it runs the model as it was measured.
         backend: what runs it. TensorRT replays CUDA graphs for the shapes of the warm-ups.
         serving: what the project says of it.
         device: "cpu" or "gpu"; on "gpu" every GPU the server sees gets the instances.
@@ -149,9 +153,8 @@ def model_config(
             graph = config.optimization.cuda.graph_spec.add(batch_size=warmup.batch_size)
             for spec in warmup.files.values():
                 graph.input[spec.name].dim.extend(spec.dims)
-    else:
-        config.parameters["intra_op_thread_count"].string_value = str(threads)
-        config.parameters["inter_op_thread_count"].string_value = "1"
+    for key, value in parameters.items():
+        config.parameters[key].string_value = value
     for warmup in warmups:
         sample = config.model_warmup.add(name=warmup.name, batch_size=warmup.batch_size)
         for file, spec in warmup.files.items():
@@ -159,6 +162,19 @@ def model_config(
             sample.inputs[spec.name].dims.extend(spec.dims)
             sample.inputs[spec.name].input_data_file = file
     return config
+
+
+def parameters_of(runtime: RuntimeInfo, backend: BackendName) -> dict[str, str]:
+    """What `backend` is told, so that it runs a model with the settings of `runtime`, in which it was measured."""
+    if runtime.name == "tensorrt":
+        return {}
+    if runtime.name == "onnxruntime":
+        return {"intra_op_thread_count": str(runtime.threads), "inter_op_thread_count": "1"}
+    if backend == "python":
+        return runtime.settings
+    said = {name: value for name, value in runtime.settings.items() if name != "INFERENCE_PRECISION_HINT"}
+    bf16 = {"HINT_BF16": "YES"} if runtime.settings["INFERENCE_PRECISION_HINT"] == "bf16" else {}
+    return {**said, **bf16, **OPENVINO_BACKEND}
 
 
 def step_config(

@@ -16,6 +16,10 @@ def runtime_for(target: Target, shapes: Shapes | None = None, cache: Path = Path
         from prune2deploy.runtimes.trt import TensorRt
 
         return TensorRt(target, shapes, cache / "tensorrt")
+    if target.runtime == "openvino":
+        from prune2deploy.runtimes.openvino import OpenVino
+
+        return OpenVino(target)
     from prune2deploy.runtimes.ort import OnnxRuntime
 
     return OnnxRuntime(target)

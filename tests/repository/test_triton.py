@@ -5,6 +5,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from packages import ort
 
 from prune2deploy.config import ServingSettings
 from prune2deploy.errors import CheckFailedError, InputError, MissingPackageError
@@ -56,7 +57,7 @@ def make_entry(entry, inputs, samples, labels=("no", "yes", "maybe")):
     if labels:
         (entry / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
     config = model_config(
-        entry.name, inputs, [LOGITS], max_batch_size=8, threads=2, labels_file="labels.txt" if labels else None,
+        entry.name, inputs, [LOGITS], max_batch_size=8, parameters=ort(2), labels_file="labels.txt" if labels else None,
         warmups=[write_warmup(entry, "workload", samples)],
     )  # fmt: skip
     write_config(entry, config)
@@ -80,7 +81,7 @@ def rewrite(entry, change):
 def test_config_says_what_was_asked(tmp_path):
     warmup = write_warmup(tmp_path, "two", text_batch())
     write_config(tmp_path, model_config(
-        "sst2", [IDS, MASK], [LOGITS], max_batch_size=8, threads=3, labels_file="l.txt", warmups=[warmup]
+        "sst2", [IDS, MASK], [LOGITS], max_batch_size=8, parameters=ort(3), labels_file="l.txt", warmups=[warmup]
     ))  # fmt: skip
     config = parse_config(tmp_path / "config.pbtxt")
     assert (config.name, config.platform, config.backend) == ("sst2", "onnxruntime_onnx", "onnxruntime")
@@ -110,7 +111,7 @@ def test_tensorrt_entry_replays_graphs_of_the_workload(tmp_path):
     save_graph(entry / "1" / "onnx" / "model.onnx", [IDS, MASK], [LOGITS])
     warmups = [write_warmup(entry, "two", text_batch()), write_warmup(entry, "four", text_batch(4, 7))]
     write_config(entry, model_config(
-        "trt", [IDS, MASK], [LOGITS], max_batch_size=8, threads=1, warmups=warmups, device="gpu", backend="tensorrt",
+        "trt", [IDS, MASK], [LOGITS], max_batch_size=8, parameters=ort(1), warmups=warmups, device="gpu", backend="tensorrt",
         profiles=3,
     ))  # fmt: skip
     assert check_entry(entry, "1") == ["1/model.plan: no such file, but config.pbtxt is for it"]
@@ -130,7 +131,7 @@ def test_tensorrt_entry_replays_graphs_of_the_workload(tmp_path):
 
 
 def test_gpu_instance_and_no_labels(tmp_path):
-    write_config(tmp_path, model_config("vit", [PIXELS], [LOGITS], max_batch_size=4, threads=1, device="gpu"))
+    write_config(tmp_path, model_config("vit", [PIXELS], [LOGITS], max_batch_size=4, parameters=ort(1), device="gpu"))
     config = parse_config(tmp_path / "config.pbtxt")
     assert config.instance_group[0].kind == schema.ModelInstanceGroup.KIND_GPU
     assert config.output[0].label_filename == ""
@@ -140,7 +141,7 @@ def test_gpu_instance_and_no_labels(tmp_path):
 def test_text_starts_with_a_comment_and_is_reproducible(tmp_path):
     texts = set()
     for _ in range(3):
-        write_config(tmp_path, model_config("m", [IDS, MASK], [LOGITS], max_batch_size=1, threads=1))
+        write_config(tmp_path, model_config("m", [IDS, MASK], [LOGITS], max_batch_size=1, parameters=ort(1)))
         texts.add((tmp_path / "config.pbtxt").read_text())
     assert len(texts) == 1
     assert texts.pop().startswith("# ")
@@ -148,13 +149,13 @@ def test_text_starts_with_a_comment_and_is_reproducible(tmp_path):
 
 def test_what_the_project_says_of_serving_is_in_the_configuration():
     serving = ServingSettings(backend="python", response_cache=True, instances=3, queue_delay_us=7)
-    config = model_config("m", [IDS], [LOGITS], max_batch_size=2, threads=5, backend="python", serving=serving)
+    config = model_config("m", [IDS], [LOGITS], max_batch_size=2, parameters=ort(5), backend="python", serving=serving)
     assert (config.platform, config.backend) == ("", "python")
     assert config.response_cache.enable
     assert config.instance_group[0].count == 3
     assert config.dynamic_batching.max_queue_delay_microseconds == 7
     assert config.parameters["intra_op_thread_count"].string_value == "5"
-    assert not model_config("m", [IDS], [LOGITS], max_batch_size=2, threads=5).HasField("response_cache")
+    assert not model_config("m", [IDS], [LOGITS], max_batch_size=2, parameters=ort(5)).HasField("response_cache")
 
 
 def test_a_step_is_given_what_waits_for_it_together():
