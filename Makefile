@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 	# torch's CPU wheel, where its index can be reached: the default wheel on Linux brings gigabytes of CUDA
 	$(BIN)/python -m pip install --quiet --no-deps --retries 1 --constraint constraints.txt torch \
 		--extra-index-url https://download.pytorch.org/whl/cpu
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,triton,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,openvino,triton,dev]'
 	touch $(STAMP)
 
 # a real Triton server to test against, in an environment of its own; without it those tests are skipped

@@ -19,9 +19,10 @@ from prune2deploy.cli import app
 from prune2deploy.errors import UnstableMeasurementError
 from prune2deploy.profiling import additivity, stage, sweep
 from prune2deploy.pruning.workbench import Workbench
-from prune2deploy.runtimes import workload
+from prune2deploy.runtimes import openvino, workload
 from prune2deploy.runtimes.measure import Timing
 from prune2deploy.runtimes.nvml import GpuWatch
+from prune2deploy.runtimes.openvino import OpenVino, OpenVinoEngine
 from prune2deploy.runtimes.ort import OnnxRuntime, OrtEngine
 
 PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "Conv", "FusedConv")
@@ -53,13 +54,14 @@ def has_padding(inputs):
     return any((end < 0).any() if end.dtype.kind == "f" else not end.all() for end in ends)
 
 
-class SteadyEngine(OrtEngine):
+class Steady:
     """Runs for real, so that graphs and inputs must fit; as on a real machine, padding costs time, and so does a past."""
 
-    def __init__(self, session, path):
-        super().__init__(session)
-        self.ms = CALL_MS + MS_PER_BYTE * multiplied_bytes(path)
+    def begin(self, path):
+        graph = path if path.suffix == ".onnx" else path.parent / "onnx" / "model.onnx"
+        self.ms = CALL_MS + MS_PER_BYTE * multiplied_bytes(graph)
         self.shapes = set()
+        return self
 
     def run(self, inputs):
         self.shapes |= {array.shape for array in inputs.values()}
@@ -73,6 +75,16 @@ class SteadyEngine(OrtEngine):
         run.padded = has_padding(inputs)
         run.other_shapes = self.shapes - {array.shape for array in inputs.values()}
         return run
+
+
+class SteadyEngine(Steady, OrtEngine):
+    def __init__(self, session, path):
+        super().__init__(session)
+        self.begin(path)
+
+
+class SteadyOpenVino(Steady, OpenVinoEngine):
+    pass
 
 
 @dataclass
@@ -113,6 +125,9 @@ def install(monkeypatch):
     found = Clock()
     load = OnnxRuntime.load
     monkeypatch.setattr(OnnxRuntime, "load", lambda self, path: SteadyEngine(load(self, path).session, path))
+    monkeypatch.setattr(openvino, "OpenVinoEngine", SteadyOpenVino)
+    compiled = OpenVino.load
+    monkeypatch.setattr(OpenVino, "load", lambda self, path: compiled(self, path).begin(path))
     for module in (sweep, additivity, workload):
         monkeypatch.setattr(module, "interleaved", found.interleaved)
     exports.share(monkeypatch)

@@ -21,7 +21,7 @@ HOME = Path(os.environ.get("PRUNE2DEPLOY_TRITON", ROOT / ".triton"))
 REASON_FILE = "why-not.txt"
 PYTRITON = "nvidia-pytriton==0.7.0"  # tritonserver 2.51
 # what our python models need; numpy 2 came after the server's python backend
-PACKAGES = ("onnxruntime", "tokenizers", "pillow", "numpy<2")
+PACKAGES = ("onnxruntime", "openvino", "tokenizers", "pillow", "numpy<2")
 READY_SECONDS = 60
 
 

@@ -300,7 +300,8 @@ def write_entry(entry: Path, version: Path, subject: Subject, runtime: Runtime, 
     inputs, outputs = tensor_specs(version / BACKENDS[project.backend].graph)
     config = model_config(
         subject.name, inputs, outputs, max_batch_size=max_batch_size(project),
-        parameters=parameters_of(runtime.describe(), project.backend), backend=project.backend, serving=project.serving, device=runtime.device().kind,
+        parameters=parameters_of(runtime.describe(), project.backend), backend=project.backend, serving=project.serving,
+        device=runtime.device().kind,
         labels_file=LABELS_FILE if labels else None,
         warmups=[write_warmup(entry, f"workload{index or ''}", inputs) for index, inputs in enumerate(workload)],
         profiles=len(workload) + 1,  # one for each point and one for the rest (runtimes/trt.py)
@@ -315,11 +316,13 @@ def entry_check(entry: Path, version: str, name: str) -> Check:
 
 
 def server_checks(project: Project, runtime: Runtime) -> list[Check]:
-    """Whether the server that the project names will load what was built here."""
-    target = project.target
-    if target.triton is None:
-        return []
-    return [server_check(target.triton, runtime.describe(), target.tensorrt.version_compatible)]
+    """Whether the server that the project names will load what was built here, and run it as it was measured."""
+    target, checks = project.target, []
+    if otherwise := runtime.otherwise(project.backend):
+        checks.append(Check(name="a server runs it as measured", passed=False, detail=otherwise))
+    if target.triton is not None:
+        checks.append(server_check(target.triton, runtime.describe(), target.tensorrt.version_compatible))
+    return checks
 
 
 def with_check(report: Report, check: Check) -> Report:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 from pydantic import Field
 
-from prune2deploy.config import RuntimeName, WorkloadPoint
+from prune2deploy.config import BackendName, RuntimeName, WorkloadPoint
 from prune2deploy.files import Record
 from prune2deploy.runtimes.load import OtherLoad
 
@@ -137,6 +137,10 @@ class Runtime(ABC):
     @abstractmethod
     def device(self) -> DeviceInfo:
         """The device that its engines run on."""
+
+    def otherwise(self, backend: BackendName) -> str | None:
+        """What a server's `backend` would do otherwise than is measured here; None where nothing is known of that kind."""
+        return None
 
     @property
     @abstractmethod

@@ -5,13 +5,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from prune2deploy.config import Precision, Target
+from prune2deploy.config import BackendName, Precision, Target
 from prune2deploy.errors import InputError, MissingPackageError, reason_of
 from prune2deploy.files import share
 from prune2deploy.graphs.files import copy_graph
 from prune2deploy.runtimes.base import Arrays, DeviceInfo, Engine, Runtime, RuntimeInfo
 from prune2deploy.runtimes.devices import cpu_device
-from prune2deploy.runtimes.processor_kind import instructions
 from prune2deploy.runtimes.processors import affinity, usable_cores
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 DEVICE = "CPU"
 # what OpenVINO computes in where it is told; left to itself it takes bf16 on processors that have it
 HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
-HAS_BF16 = {"AVX-512 BF16", "AMX", "NEON BF16"}
 
 
 class OpenVinoEngine(Engine):
@@ -43,8 +41,8 @@ class OpenVino(Runtime):
 
     def __init__(self, target: Target):
         self.target, self.threads = target, target.threads or usable_cores()
-        if target.precision == "bf16" and not HAS_BF16 & set(instructions()):
-            raise InputError('precision = "bf16" needs a processor with AVX-512 BF16, AMX or NEON BF16: choose fp32')
+        if target.precision == "bf16" and not has_bf16():
+            raise InputError('OpenVINO computes in bf16 on no such processor: choose precision = "fp32"')
 
     @property
     def settings(self) -> dict[str, str]:
@@ -97,10 +95,24 @@ class OpenVino(Runtime):
         """See Runtime."""
         return cpu_device()
 
+    def otherwise(self, backend: BackendName) -> str | None:
+        """See Runtime: Triton's OpenVINO backend knows a hint for bf16 (HINT_BF16), and none for fp32."""
+        if backend != "openvino" or self.target.precision == "bf16" or not has_bf16():
+            return None
+        return (
+            "on a processor like this one Triton's OpenVINO backend computes in bf16, and cannot be told otherwise: export "
+            "with --serve python, or measure with --precision bf16"
+        )
+
     @property
     def filter_step(self) -> int:
         """One AVX-512 register row."""
         return 16
+
+
+def has_bf16() -> bool:
+    """Whether OpenVINO computes in bf16 on this processor, which it does unless it is told otherwise."""
+    return "BF16" in import_openvino().Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
 
 
 def import_openvino() -> ModuleType:
