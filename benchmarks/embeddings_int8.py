@@ -76,12 +76,12 @@ def medians(graphs: dict[str, Path]) -> dict[str, float]:
     return {name: float(np.median(times)) for name, times in taken.items()}
 
 
-def vectors_of(path: Path, texts: list[str], tokenizer: object) -> np.ndarray:
-    """What our graph at `path` makes of each text."""
+def vectors_of(path: Path, texts: list[str], tokenizer: object, longest: int) -> np.ndarray:
+    """What our graph at `path` makes of each text, cut to `longest` tokens, as the library cuts it."""
     found, rows = session(path), []
     names = [each.name for each in found.get_inputs()]
     for text in texts:
-        encoded = tokenizer(text, truncation=True, max_length=LENGTH, return_tensors="np")  # type: ignore[operator]
+        encoded = tokenizer(text, truncation=True, max_length=longest, return_tensors="np")  # type: ignore[operator]
         rows.append(found.run(["sentence_embedding"], {name: encoded[name].astype(np.int64) for name in names})[0][0])
     return np.stack(rows)
 
@@ -102,6 +102,8 @@ def main() -> None:
     options = parser.parse_args()
     from transformers import AutoTokenizer
 
+    from prune2deploy.runtimes.devices import cpu_device
+
     folder = options.work.resolve() / "library"
     if not folder.exists():
         library(QUANTISE, str(options.model.resolve()), str(folder), json.dumps(PRESETS))
@@ -111,11 +113,12 @@ def main() -> None:
     own = {f"ours, {each.parent.parent.name}": each for each in sorted(options.work.glob("model_repository/*/1/model.onnx"))}
     theirs = {path.stem.replace("_", " "): path for path in sorted((folder / "onnx").glob("*.onnx"))}
     tokenizer = AutoTokenizer.from_pretrained(options.model)
+    longest = json.loads((options.model / "sentence_bert_config.json").read_text(encoding="utf-8"))["max_seq_length"]
     scored = {
         name: gains(np.asarray(library(ENCODE, str(folder), f"onnx/{path.name}", given=texts)))
         for name, path in theirs.items()
     }
-    scored |= {name: gains(vectors_of(path, texts, tokenizer)) for name, path in own.items()}
+    scored |= {name: gains(vectors_of(path, texts, tokenizer, longest)) for name, path in own.items()}
     timed = medians({**theirs, **own})
     dense = "model"
     found = [
@@ -128,7 +131,9 @@ def main() -> None:
         }
         for name, path in {**theirs, **own}.items()
     ]  # fmt: skip
-    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    device = cpu_device()
+    title = f"# Beside the library's int8 ({device.name}, {', '.join(device.instructions)}, {THREADS} threads)"
+    lines = [title, "", f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     for each in found:
         lines.append(
             f"| {each['model']} | {each['ms']:.2f} | {each['speedup']:.2f} | {each['ndcg']:.2f} | {each['lost']:.2f} "
