@@ -59,17 +59,17 @@ def save_graph(path, bias):
     onnx.save(model, path)
 
 
-def write_staged(staged, version, bias, backend="python", **settings):
+def write_staged(staged, version, bias, backend="python", source="onnx_model", parameters=None, **settings):
     """Write an entry with one version into `staged`."""
     folder = staged / str(version)
     save_graph(folder / "model.onnx", bias)
     if backend == "python":
-        serve_python(folder, "onnx_model", ["numpy", "onnxruntime"])
+        serve_python(folder, source, ["numpy", "onnxruntime"])
     (staged / LABELS_FILE).write_text("".join(f"{label}\n" for label in LABELS))
     inputs = {"input_ids": IDS, "attention_mask": np.ones_like(IDS)}
     serving = ServingSettings(backend=backend, **settings)
     config = model_config(
-        staged.name, *tensor_specs(folder / "model.onnx"), max_batch_size=8, parameters=ort(1), backend=backend,
+        staged.name, *tensor_specs(folder / "model.onnx"), max_batch_size=8, parameters=parameters or ort(1), backend=backend,
         serving=serving, labels_file=LABELS_FILE, warmups=[write_warmup(staged, "workload", inputs)],
     )  # fmt: skip
     write_config(staged, config)
