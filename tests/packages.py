@@ -69,8 +69,8 @@ def write_staged(staged, version, bias, backend="python", source="onnx_model", p
     inputs = {"input_ids": IDS, "attention_mask": np.ones_like(IDS)}
     serving = ServingSettings(backend=backend, **settings)
     config = model_config(
-        staged.name, *tensor_specs(folder / "model.onnx"), max_batch_size=8, parameters=parameters or ort(1), backend=backend,
-        serving=serving, labels_file=LABELS_FILE, warmups=[write_warmup(staged, "workload", inputs)],
+        staged.name, *tensor_specs(folder / "model.onnx"), max_batch_size=8, parameters=parameters or ort(1),
+        backend=backend, serving=serving, labels_file=LABELS_FILE, warmups=[write_warmup(staged, "workload", inputs)],
     )  # fmt: skip
     write_config(staged, config)
     write_arrays(folder / "reference.safetensors", {
