@@ -79,9 +79,10 @@ def init(
         advance()
         testimony = heard(looked_at, run, evaluation, project, client_side)
         advance()
-        dense = None if evaluation.labels is None else dense_score(looked_at, run, evaluation, force)
-        if dense and (share := len(drawn(evaluation))) < len(evaluation):
-            notes.append(f"the dense model was scored on {share} of {len(evaluation)} samples, drawn by chance")
+        some = drawn(evaluation)
+        dense = None if some.labels is None else dense_score(looked_at, run, some, force)
+        if dense and len(some) < len(evaluation):
+            notes.append(f"the dense model was scored on {len(some)} of {len(evaluation)} samples, drawn by chance")
         advance()
     save_project(project, path)
     return Initialised(project, path, testimony, dense, notes)

@@ -13,21 +13,20 @@ EACH = 256  # positions of a sample whose number is not known
 
 
 def dense_score(task: Task, run: Run, samples: Samples, force: bool) -> Score:
-    """The task metric of the dense model `run` on a share of `samples`, which have labels.
+    """The task metric of the dense model `run` on `samples`, which have labels; see `drawn`.
 
     Raises InputError, unless `force`, where it is below what one answer to everything reaches, or below the share of what
     the model's own labels would give that the task asks for.
     """
-    some = drawn(samples)
-    assert some.labels is not None
-    model, own, least = task.metric(some), task.metric(some), task.least(some)
-    for indices, batch in some.batches(BATCH):
+    assert samples.labels is not None
+    model, own, least = task.metric(samples), task.metric(samples), task.least(samples)
+    for indices, batch in samples.batches(BATCH):
         assert batch.labels is not None
         said = run(batch.inputs)
         model.update(said, batch.labels, batch.valid, indices)
         if least:
             own.update(said, own_labels(task, said, batch.valid), batch.valid, indices)
-    constant = metric_of(task.constant(some.labels), task, some, some.labels).score()
+    constant = metric_of(task.constant(samples.labels), task, samples, samples.labels).score()
     score, best = model.score(), own.score().value if least else 0.0
     if not force and (model.worse(score.value, constant.value) or score.value < least * best):
         of_own = f", the model's own labels {best:.2f}" if least else ""
