@@ -18,12 +18,21 @@ else:
 
 PROJECT_FILE = "prune2deploy.toml"
 LONGEST_WAIT = 10_080.0  # minutes: a week
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp32", "fp16", "bf16"]  # what an engine computes in, but for blocks that are chosen to be in less
+TargetPrecision = Literal["auto", "fp32", "fp16", "bf16", "int8-dynamic", "int8", "int8-weights", "int4-weights"]
 RuntimeName = Literal["onnxruntime", "openvino", "tensorrt"]
 BackendName = Literal["onnxruntime", "openvino", "tensorrt", "python"]
 SERVED_BY: dict[RuntimeName, tuple[BackendName, ...]] = {  # which backends run what is measured in a runtime
     "onnxruntime": ("onnxruntime", "python"), "openvino": ("openvino", "python"), "tensorrt": ("tensorrt",),
 }  # fmt: skip
+# what engines of a runtime on a device compute in, and what single blocks of theirs can be in instead
+OWN_PRECISIONS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("onnxruntime", "cpu"): ("fp32",), ("onnxruntime", "gpu"): ("fp32", "fp16"), ("openvino", "cpu"): ("fp32", "bf16"),
+    ("tensorrt", "gpu"): ("fp32", "fp16", "bf16"),
+}  # fmt: skip
+BLOCK_PRECISIONS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("onnxruntime", "cpu"): ("int8-dynamic", "int8", "int8-weights", "int4-weights"), ("openvino", "cpu"): ("int8",),
+}
 
 
 class WorkloadPoint(Record):
@@ -89,22 +98,41 @@ class Target(Record):
 
     device: Literal["cpu", "gpu"] = "cpu"
     runtime: RuntimeName = "onnxruntime"
-    precision: Precision = "fp32"
+    precision: TargetPrecision = Field("fp32", description="auto: of each block, what the search chooses")
     threads: int | None = Field(None, ge=1, le=1024, description="None: one a physical core that we may use")
     cuda_graphs: bool = Field(False, description="ONNX Runtime replays what it captured once for each shape")
     tensorrt: TensorRtSettings = Field(default_factory=TensorRtSettings)
     triton: str | None = Field(None, description="the release of the server, such as 26.07")
 
+    @property
+    def own_precision(self) -> Precision:
+        """What the engine computes in, but for blocks that are chosen to be in less."""
+        if self.precision in ("fp32", "fp16", "bf16"):
+            return self.precision
+        return "fp32"
+
+    @property
+    def block_precisions(self) -> tuple[str, ...]:
+        """What blocks may be in beside the engine's own precision: all there are, or the one that is asked for."""
+        if self.precision == "auto":
+            return BLOCK_PRECISIONS[self.runtime, self.device]
+        return () if self.precision == self.own_precision else (self.precision,)
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What `precision` may be, for this runtime on this device."""
+        blocks = BLOCK_PRECISIONS.get((self.runtime, self.device), ())
+        own = OWN_PRECISIONS[self.runtime, self.device]
+        return ("auto", *own, *blocks) if blocks else own
+
     @model_validator(mode="after")
     def _possible(self) -> "Target":
         if self.runtime == "tensorrt" and self.device != "gpu":
             raise ValueError('runtime = "tensorrt" needs device = "gpu"')
-        if self.runtime == "openvino" and (self.device != "cpu" or self.precision == "fp16"):
-            raise ValueError('runtime = "openvino" needs device = "cpu", and precision = "fp32" or "bf16"')
-        if self.runtime == "onnxruntime" and self.precision == "bf16":
-            raise ValueError('ONNX Runtime computes in fp32 or fp16; precision = "bf16" needs runtime = "tensorrt"')
-        if (self.device, self.runtime) == ("cpu", "onnxruntime") and self.precision != "fp32":
-            raise ValueError('on a CPU, ONNX Runtime computes in fp32 whatever the graph says: precision = "fp32"')
+        if self.runtime == "openvino" and self.device != "cpu":
+            raise ValueError('runtime = "openvino" needs device = "cpu"')
+        if self.precision not in (known := self.precisions):
+            raise ValueError(f'{self.runtime} on a {self.device} takes precision = {" or ".join(known)}')
         if self.cuda_graphs and (self.runtime, self.device) != ("onnxruntime", "gpu"):
             raise ValueError('cuda_graphs is for device = "gpu" with runtime = "onnxruntime" (TensorRT needs no telling)')
         return self

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from prune2deploy.config import LONGEST_WAIT, BackendName, Precision, Project, RuntimeName, load_project
+from prune2deploy.config import LONGEST_WAIT, BackendName, Project, RuntimeName, TargetPrecision, load_project
 from prune2deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ Lengths = Annotated[
 Threads = Annotated[int | None, typer.Option(help="CPU threads; one a physical core by default.")]
 RuntimeChoice = Annotated[RuntimeName | None, typer.Option("--runtime", help="What the model will run in.")]
 PrecisionChoice = Annotated[
-    Precision | None, typer.Option("--precision", help="What it computes in; fp16 on a GPU, bf16 in TensorRT alone.")
+    TargetPrecision | None,
+    typer.Option("--precision", help="What it computes in; auto: of each block, what the search chooses.")
 ]
 Triton = Annotated[str | None, typer.Option("--triton", help="Check that this release of the server loads it: 26.07.")]
 Serve = Annotated[
@@ -40,7 +41,7 @@ ResponseCache = Annotated[bool, typer.Option("--response-cache", help="Let the s
 Keep = Annotated[int | None, typer.Option("--keep", help="Old versions to keep behind the new one; 2 by default.")]
 LatencyMs = Annotated[float | None, typer.Option("--latency-ms", help="Budget: milliseconds over the workload.")]
 Speedup = Annotated[float | None, typer.Option("--speedup", help="Budget: how many times as fast as dense.")]
-MethodName = Annotated[str, typer.Option("--method", help="ours, fisher, kwon, ziplm, k-prune, optin or magnitude.")]
+MethodName = Annotated[str, typer.Option("--method", help="ours, fisher, kwon, ziplm, k-prune, optin, magnitude or hawq.")]
 Effort = Annotated[
     int | None, typer.Option("--effort", help="Profiles of widths to try beyond the knapsack's own, such as 60; ours only.")
 ]
@@ -83,7 +84,7 @@ def budget_of(
 
 
 def target_of(
-    cpu: bool, gpu: bool, threads: int | None, runtime: RuntimeName | None, precision: Precision | None,
+    cpu: bool, gpu: bool, threads: int | None, runtime: RuntimeName | None, precision: TargetPrecision | None,
     triton: str | None = None,
 ) -> dict:
     """What the command line says of the target; what is not said is left to the project file."""
@@ -117,7 +118,7 @@ def points_of(batch: list[int] | None, seq_len: list[int] | None) -> list[dict]:
 
 def project_of(
     path: Path | None, cpu: bool, gpu: bool, batch: list[int] | None, seq_len: list[int] | None, threads: int | None,
-    runtime: RuntimeName | None, precision: Precision | None, triton: str | None = None, serving: dict | None = None,
+    runtime: RuntimeName | None, precision: TargetPrecision | None, triton: str | None = None, serving: dict | None = None,
     effort: int | None = None, wait: float | None = None, recover: str | None = None,
 ) -> Project:
     """The project file, with what the command line says instead of it."""

@@ -25,7 +25,7 @@ from prune2deploy.runtimes.nvml import GpuWatch
 from prune2deploy.runtimes.openvino import OpenVino, OpenVinoEngine
 from prune2deploy.runtimes.ort import OnnxRuntime, OrtEngine
 
-PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "Conv", "FusedConv")
+PRODUCTS = ("MatMul", "MatMulInteger", "MatMulNBits", "Gemm", "FusedMatMul", "Conv", "FusedConv")
 CALL_MS, MS_PER_BYTE = 0.05, 3e-5  # the tiny models, dense, take 3 ms
 PADDED_MS, USED_MS = 0.4, 0.1  # more, for inputs with padding, and in a session that has run other shapes
 FINAL = "measuring dense and pruned"  # how the measurement that decides about an export is announced
@@ -38,6 +38,9 @@ def multiplied_bytes(onnx_file):
     """Bytes of the weights that matrix products read, each time that one does."""
     graph = onnx.load(onnx_file).graph
     sizes = {entry.name: numpy_helper.to_array(entry).nbytes for entry in graph.initializer}
+    for node in graph.node:  # weights of fewer bits are multiplied as they are stored
+        if node.op_type == "DequantizeLinear" and node.input[0] in sizes:
+            sizes[node.output[0]] = sizes[node.input[0]]
     return sum(sizes.get(name, 0) for node in graph.node if node.op_type in PRODUCTS for name in node.input)
 
 
@@ -131,8 +134,8 @@ def install(monkeypatch):
     for module in (sweep, additivity, workload):
         monkeypatch.setattr(module, "interleaved", found.interleaved)
     exports.share(monkeypatch)
-    for module in (stage, additivity):
-        monkeypatch.setattr(module, "FITTED", 0)  # times that add up exactly need no fit
+    for name in ("FITTED", "MIXED"):
+        monkeypatch.setattr(additivity, name, 0)  # times that add up exactly need no fit
     monkeypatch.setattr(additivity, "UNSEEN", 1)
     return found
 

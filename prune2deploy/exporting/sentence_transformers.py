@@ -23,9 +23,10 @@ from prune2deploy.exporting.stage import (
 )
 from prune2deploy.exporting.witnessed import witness_checks
 from prune2deploy.files import refuse_existing, staged_directory, write_text
-from prune2deploy.graphs.onnx_model import dense_onnx, export_onnx
+from prune2deploy.graphs.onnx_model import dense_onnx
 from prune2deploy.lock import alone
-from prune2deploy.models.checkpoint import processor_files
+from prune2deploy.models.checkpoint import processor_files, roundings_of
+from prune2deploy.models.precisions import export_rounded
 from prune2deploy.models.sentence_modules import module_files
 from prune2deploy.progress import Progress
 from prune2deploy.repository.manifest import entry_name, write_sealed
@@ -37,7 +38,7 @@ from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.tasks.base import Task
 from prune2deploy.tasks.predict import torch_run
 from prune2deploy.team import refuse_team
-from prune2deploy.validation.assess import TOLERANCES, Subject, assess, onnx_check, workload_of
+from prune2deploy.validation.assess import Subject, assess, onnx_check, tolerance_of, workload_of
 from prune2deploy.validation.html import render
 from prune2deploy.validation.record import Report
 
@@ -71,7 +72,7 @@ def export_folder(
         with progress.track("exporting", 2) as advance:
             dense_file = dense_onnx(dense, task, project.state / "dense", record.provenance.source_sha256)
             advance()
-            export_onnx(small, task, plain)
+            export_rounded(small, task, roundings_of(pruned, record, small), plain)
             advance()
         dense_file, fused = take_fused(dense_file, plain, runtime, project, task, evaluation, progress)
         runtime.compile(plain, graph)
@@ -84,7 +85,7 @@ def export_folder(
         run, workload = torch_run(small, task), workload_of(project, task, evaluation)
         write_references(folder, task, evaluation, lambda inputs: only_outputs(task, run(inputs)), workload)
         report = assess(subject, runtime, wall_seconds(record, subject.table, start), progress)
-        tolerance = TOLERANCES[project.target.precision]
+        tolerance = tolerance_of(project.target, record.plan)
         with progress.track("asking transformers' pipeline", 1) as advance:
             engine = OnnxRuntime(Target()).load(graph)
             checks = [onnx_check(graph), *witness_checks(subject, engine, tolerance, evaluation, None)]

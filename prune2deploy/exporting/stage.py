@@ -24,7 +24,7 @@ from prune2deploy.exporting.witnessed import refuse_unservable, witness_checks
 from prune2deploy.files import sha256_of, write_record, write_text
 from prune2deploy.graphs.files import copy_graph, move_graph, remove_graph
 from prune2deploy.graphs.fuse import GAIN, fuse, fused_dense
-from prune2deploy.graphs.onnx_model import dense_onnx, export_onnx
+from prune2deploy.graphs.onnx_model import dense_onnx
 from prune2deploy.lock import alone
 from prune2deploy.models.checkpoint import (
     PrunedRecord,
@@ -34,7 +34,9 @@ from prune2deploy.models.checkpoint import (
     processor_files,
     read_pruned_record,
     resolve_model,
+    roundings_of,
 )
+from prune2deploy.models.precisions import export_rounded
 from prune2deploy.models.table import LatencyTable, read_table
 from prune2deploy.progress import Progress
 from prune2deploy.repository.check import part_checks
@@ -66,10 +68,10 @@ from prune2deploy.validation.assess import (
     BUDGET,
     LOSS,
     PRUNED,
-    TOLERANCES,
     Subject,
     assess,
     onnx_check,
+    tolerance_of,
     workload_of,
 )
 from prune2deploy.validation.html import render
@@ -121,9 +123,11 @@ def export(
         with progress.track("exporting", 2) as advance:
             dense_file = dense_onnx(dense, task, project.state / "dense", record.provenance.source_sha256)
             advance()
-            export_onnx(small, task, onnx_file)
+            export_rounded(small, task, roundings_of(pruned, record, small), onnx_file)
             advance()
-        dense_file, fused = take_fused(dense_file, onnx_file, runtime, project, task, evaluation, progress)
+        fused = False
+        if not record.plan.precisions:  # fusion looks for products in float32
+            dense_file, fused = take_fused(dense_file, onnx_file, runtime, project, task, evaluation, progress)
         compile_into(version, backend, runtime, onnx_file, progress)
         subject = Subject(
             project=project, task=task, record=record, budget=budget or record.provenance.budget, dense=dense,
@@ -200,7 +204,8 @@ def judge(
     backend = BACKENDS[subject.project.backend]
     graph = version / backend.graph
     # the graph beside a plan is in float32; one that is served itself computes in the target's precision
-    tolerance = TOLERANCES[subject.project.target.precision if backend.graph == backend.model else "fp32"]
+    target = subject.project.target if backend.graph == backend.model else Target()
+    tolerance = tolerance_of(target, subject.record.plan)
     report = assess(subject, runtime, seconds, progress)
     checks = [onnx_check(graph), entry_check(staged, version.name, subject.name)]
     plain, preprocessor = OnnxRuntime(Target()).load(graph), staged_preprocessor(parts[0]) if parts else None
@@ -257,7 +262,7 @@ def take_fused(
 
     The dense model, which the speedup is taken against, is then fused too. Returns its file, and whether it was done.
     """
-    if project.target.runtime != "onnxruntime" or project.target.precision != "fp32":
+    if project.target.runtime != "onnxruntime" or project.target.own_precision != "fp32":
         return dense_file, False  # nothing else takes ONNX Runtime's own operators, and they are not cast
     fused_file = project.state / "fused.onnx"
     if not fuse(onnx_file, fused_file):

@@ -2,12 +2,9 @@
 
 A graph whose axes are free does not change with the widths as long as the same blocks are there; only its weights do.
 Where the exporter has baked a width into the graph (head counts where the sequence length is fixed, groups of queries),
-shape inference says so, or what the graph puts out is not what the module does, and the caller exports anew. Which
-initializer holds which parameter is told by name, or by content where the exporter stored a weight transposed under
-another name.
+shape inference says so, or what the graph puts out is not what the module does, and the caller exports anew.
 """
 
-import hashlib
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prune2deploy.graphs.files import move_graph, save_graph
+from prune2deploy.graphs.initializers import places_of
 
 if TYPE_CHECKING:
     import torch
@@ -29,22 +27,11 @@ class Template:
 
     def __init__(self, onnx_file: Path, module: "nn.Module", inputs: "Mapping[str, torch.Tensor]"):
         import onnx
-        from onnx import numpy_helper
 
         self.inputs = dict(inputs)
         self.graph = onnx.load(onnx_file)
         self.shapes = {name: tuple(tensor.shape) for name, tensor in module.named_parameters()}
-        initializers = {entry.name: entry for entry in self.graph.graph.initializer}
-        by_content = {_digest(numpy_helper.to_array(entry)): name for name, entry in initializers.items()}
-        self.places: dict[str, tuple[str, bool]] = {}  # parameter → (initializer, transposed)
-        for name, tensor in module.named_parameters():
-            array = tensor.detach().numpy()
-            if name in initializers:
-                self.places[name] = (name, False)
-            elif _digest(array) in by_content:  # equal tensors are one initializer, under the name of one of them
-                self.places[name] = (by_content[_digest(array)], False)
-            elif array.ndim == 2 and _digest(array.T) in by_content:
-                self.places[name] = (by_content[_digest(array.T)], True)
+        self.places = places_of(self.graph.graph, module)
 
     def write(self, module: "nn.Module", onnx_file: Path) -> bool:
         """Write the graph with the weights of `module`; False where a weight that changed has no known place."""
@@ -59,9 +46,9 @@ class Template:
         graph.CopyFrom(self.graph)
         initializers = {entry.name: entry for entry in graph.graph.initializer}
         for name in changed:
-            initializer, transposed = self.places[name]
-            array = np.ascontiguousarray(arrays[name].T if transposed else arrays[name])
-            initializers[initializer].CopyFrom(numpy_helper.from_array(array, initializer))
+            place = self.places[name]
+            array = np.ascontiguousarray(arrays[name].T if place.transposed else arrays[name])
+            initializers[place.initializer].CopyFrom(numpy_helper.from_array(array, place.initializer))
         with tempfile.TemporaryDirectory(dir=onnx_file.parent, prefix=".reweighed-") as folder:
             made = Path(folder) / onnx_file.name
             try:
@@ -94,7 +81,3 @@ class Template:
 
 def _equal(got: np.ndarray, wanted: np.ndarray) -> bool:
     return got.shape == wanted.shape and bool(np.abs(got - wanted).max() <= EQUAL * max(1.0, np.abs(wanted).max()))
-
-
-def _digest(array: np.ndarray) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes() + str(array.shape).encode()).digest()

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,19 +12,23 @@ from prune2deploy.budget import Budget
 from prune2deploy.errors import InputError, reason_of
 from prune2deploy.files import Record, read_record, seen_from, sha256_of, share, write_record
 from prune2deploy.models.configuration import load_config
-from prune2deploy.models.family import heads_of
+from prune2deploy.models.family import blocks_of, heads_of
 from prune2deploy.models.hub import fetched
+from prune2deploy.models.input_rounding import round_inputs_
 from prune2deploy.models.logit_scale import factor_of, set_factor_
 from prune2deploy.models.plan import Plan
+from prune2deploy.models.precisions import paths_in_less, read_roundings, write_roundings
 from prune2deploy.models.sentence_modules import module_files
 from prune2deploy.models.signature import signature_of
 from prune2deploy.models.weights import aliases_of, refuse_unfit, weight_files, weights_in
+from prune2deploy.precisions import Rounding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PLAN_FILE = "prune2deploy.json"
 WEIGHTS_FILE = "model.safetensors"
+ROUNDING_FILE = "rounding.safetensors"
 POOLER = "pooler."
 # what a tokenizer or an image processor is made of: kept with the model, never code, never pickles
 PROCESSOR_PATTERNS = (
@@ -96,6 +101,7 @@ class PrunedRecord(Record):
     schema_version: int = Field(2, ge=1, le=2)
     plan: Plan
     weights_sha256: str
+    rounding_sha256: str | None = Field(None, description="of the grids of blocks in a lower precision, if there are any")
     logit_scale: float = Field(1.0, gt=0, description="what multiplies a head's output, where other modules use its weights")
     provenance: Provenance
 
@@ -163,8 +169,14 @@ def load_dense(directory: Path) -> "PreTrainedModel":
     return model.eval().requires_grad_(False)
 
 
-def save_pruned(model: "PreTrainedModel", plan: Plan, provenance: Provenance, source: Path, directory: Path) -> None:
-    """Write the shrunk `model` into the existing `directory`: configuration, weights, processor files, plan."""
+def save_pruned(
+    model: "PreTrainedModel", plan: Plan, provenance: Provenance, source: Path, directory: Path,
+    roundings: Mapping[str, Rounding] | None = None,
+) -> None:
+    """Write the shrunk `model` into the existing `directory`: configuration, weights, processor files, plan.
+
+    `roundings`: of the linear layers in a lower precision, by path, whose weights are rounded already.
+    """
     from safetensors.torch import save_file
 
     aliases = aliases_of(model)
@@ -175,9 +187,14 @@ def save_pruned(model: "PreTrainedModel", plan: Plan, provenance: Provenance, so
     for file in processor_files(source):
         shutil.copy2(file, directory / file.name)
     weights_sha256 = sha256_of(directory / WEIGHTS_FILE)
+    rounding_sha256 = None
+    if roundings:
+        write_roundings(directory / ROUNDING_FILE, roundings)
+        rounding_sha256 = sha256_of(directory / ROUNDING_FILE)
     record = PrunedRecord(
-        plan=plan, weights_sha256=weights_sha256, logit_scale=factor_of(model), provenance=provenance
-    )
+        plan=plan, weights_sha256=weights_sha256, rounding_sha256=rounding_sha256, logit_scale=factor_of(model),
+        provenance=provenance,
+    )  # fmt: skip
     write_record(directory / PLAN_FILE, record)
 
 
@@ -193,7 +210,8 @@ def read_pruned_record(directory: Path) -> PrunedRecord:
 def load(directory: str | Path) -> "PreTrainedModel":
     """The pruned model in `directory`: a working transformers model with ragged widths, in evaluation mode.
 
-    Raises InputError when the directory is not what `save_pruned` wrote.
+    Where blocks are in a lower precision, their weights and inputs are rounded as in the engine, and all is computed in
+    float32. Raises InputError when the directory is not what `save_pruned` wrote.
     """
     import torch
     import transformers
@@ -227,7 +245,19 @@ def load(directory: str | Path) -> "PreTrainedModel":
         ) from None
     set_factor_(model, record.logit_scale)
     _refuse_non_finite(model, directory)
+    round_inputs_(model, roundings_of(directory, record, model))
     return model.eval().requires_grad_(False)
+
+
+def roundings_of(directory: Path, record: PrunedRecord, model: "PreTrainedModel") -> dict[str, Rounding]:
+    """How the linear layers of the pruned `model` in `directory` are rounded, by path; raises InputError."""
+    precisions = paths_in_less(model, record.plan, blocks_of(model))
+    file = directory / ROUNDING_FILE
+    if not precisions:
+        return {}
+    if not file.is_file() or sha256_of(file) != record.rounding_sha256:
+        raise InputError(f"{file}: missing, damaged or replaced: make the model again with `prune2deploy prune`")
+    return read_roundings(file, precisions, {path: model.get_submodule(path).weight.shape for path in precisions})
 
 
 def drop_pooler_(model: "PreTrainedModel", has_weights: bool) -> None:

@@ -54,9 +54,13 @@ class Plan(Record):
         return self
 
     @classmethod
-    def of(cls, signature: Signature, kept: Mapping[Block, Iterable[int]]) -> "Plan":
-        """The plan that keeps `kept` of each block."""
-        return cls(signature=signature, kept={block.key: ranges_of(units) for block, units in kept.items()})
+    def of(
+        cls, signature: Signature, kept: Mapping[Block, Iterable[int]], precisions: Mapping[str, str] | None = None
+    ) -> "Plan":
+        """The plan that keeps `kept` of each block, some of them, by key, in `precisions` of their own."""
+        ranges = {block.key: ranges_of(units) for block, units in kept.items()}
+        lower = {key: precision for key, precision in (precisions or {}).items() if ranges[key]}
+        return cls(signature=signature, kept=ranges, precisions=lower)
 
     def units(self, block: Block) -> list[int]:
         """The kept units of `block`, ascending."""
@@ -65,6 +69,10 @@ class Plan(Record):
     def width(self, block: Block) -> int:
         """How many units of `block` are kept."""
         return len(self.units(block))
+
+    def precision(self, block: Block) -> str | None:
+        """What `block` is computed in; None: what the engine is."""
+        return self.precisions.get(block.key)
 
     def widths(self, blocks: Iterable[Block]) -> dict[Block, int]:
         """How many units of each of `blocks` are kept."""

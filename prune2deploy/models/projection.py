@@ -63,6 +63,16 @@ def modules_of(layer: "nn.Module", block: "Block") -> "list[nn.Linear | nn.Conv2
     return [module for path in block.parts if isinstance(module := found.get(path), nn.Linear | nn.Conv2d)]
 
 
+def linears_of(layer: "nn.Module", block: "Block") -> "dict[str, nn.Linear]":
+    """The linear layers that `block` is made of, its output projection last, by their paths; none where others are, too."""
+    from torch import nn
+
+    found = dict(layer.named_modules())
+    parts = {path: found[path] for path in block.parts if isinstance(found.get(path), nn.Linear | nn.Conv2d)}
+    linear = {path: module for path, module in parts.items() if isinstance(module, nn.Linear)}
+    return linear if len(linear) == len(parts) else {}
+
+
 def rows_in(module: "nn.Module", given: "torch.Tensor", samples: int) -> "torch.Tensor":
     """What goes into the output projection `module`, as [samples, rows, columns]."""
     from torch import nn

@@ -1,5 +1,6 @@
 """The latency table: its file format, its look-ups and the checks it must pass."""
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,14 @@ class PointTable(Record):
                 raise ValueError(f"one curve of {name} for each precision and share of tokens")
         return self
 
-    def curve(self, name: str) -> Curve:
-        """The curve of that name, in the table's own precision and for all tokens."""
-        return self.curves[name][0]
+    def curve(self, name: str, precision: str | None = None) -> Curve:
+        """The curve of that name for all tokens, in `precision` or else in the engine's own; raises KeyError."""
+        if precision is None:
+            return self.curves[name][0]
+        found = next((curve for curve in self.curves[name] if curve.precision == precision), None)
+        if found is None:
+            raise KeyError(f"{name} was not measured in {precision}")
+        return found
 
 
 class PlanCheck(Record):
@@ -89,6 +95,7 @@ class PlanCheck(Record):
 
     point: str
     widths: dict[str, list[int]]
+    precisions: dict[str, list[str]] = Field(default_factory=dict, description="of the same blocks, where they differ")
     predicted_ms: float
     measured_ms: float
     error: float
@@ -127,17 +134,33 @@ class LatencyTable(Record):
                     raise ValueError(f"{point.point}: the {name} curve does not end at the dense width {shape.units}")
         return self
 
-    def widths(self, curve: str) -> list[int]:
+    def widths(self, curve: str, precision: str | None = None) -> list[int]:
         """The widths that were measured for blocks of this curve (the same at every workload point)."""
-        return self.points[0].curve(curve).widths
+        return self.points[0].curve(curve, precision).widths
 
-    def run_ms(self, curve: str, width: int) -> float:
+    def lower_precisions(self, curve: str) -> list[str]:
+        """What blocks of this curve were measured in beside the engine's own precision."""
+        return [each.precision for each in self.points[0].curves[curve][1:]]
+
+    def run_ms(self, curve: str, width: int, precision: str | None = None) -> float:
         """Milliseconds that one run of a block adds, averaged over the workload."""
-        return self._averaged([point.curve(curve).at(width) for point in self.points])
+        return self._averaged([point.curve(curve, precision).at(width) for point in self.points])
 
-    def block_ms(self, block: Block, width: int) -> float:
+    def block_ms(self, block: Block, width: int, precision: str | None = None) -> float:
         """Milliseconds that `block` adds in a forward pass, averaged over the workload."""
-        return block.calls * self.run_ms(block.curve, width)
+        return block.calls * self.run_ms(block.curve, width, precision)
+
+    def change_ms(self, before: str | None, after: str | None) -> float:
+        """Milliseconds that a change from one precision to another between neighbours costs, averaged likewise."""
+        if before == after:
+            return 0.0
+        name = f"{before or self.own}>{after or self.own}"
+        return self._averaged([point.change_ms.get(name, 0.0) for point in self.points])
+
+    @property
+    def own(self) -> str:
+        """What the engine computes in, but for blocks in less."""
+        return next(iter(self.points[0].curves.values()))[0].precision
 
     @property
     def fixed_ms(self) -> float:
@@ -149,12 +172,18 @@ class LatencyTable(Record):
         """Measured milliseconds of the dense model, averaged over the workload."""
         return self._averaged([point.dense_ms for point in self.points])
 
-    def predict_ms(self, widths: Mapping[str, int]) -> float:
-        """Milliseconds of the model with these widths of its blocks, by key, averaged over the workload."""
-        return self.fixed_ms + sum(
-            self.signature.calls.get(key, 1) * self.run_ms(self.signature.blocks[key], width)
+    def predict_ms(self, widths: Mapping[str, int], precisions: Mapping[str, str] | None = None) -> float:
+        """Milliseconds of the model with these widths of its blocks, by key, averaged over the workload.
+
+        `precisions`: of the blocks that are not in the engine's own.
+        """
+        lower = precisions or {}
+        blocks = sum(
+            self.signature.calls.get(key, 1) * self.run_ms(self.signature.blocks[key], width, lower.get(key))
             for key, width in widths.items()
         )
+        there = [lower.get(key) for key, width in widths.items() if width]
+        return self.fixed_ms + blocks + sum(itertools.starmap(self.change_ms, itertools.pairwise(there)))
 
     @property
     def halved_speedup(self) -> float:

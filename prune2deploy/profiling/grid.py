@@ -39,3 +39,8 @@ def _claim(grid: list[int], widths: list[int], ms: list[float], index: int) -> f
     around = slopes[max(0, position - 1) : position + 2]
     bend = float(around.max() - around.min()) * (high - low) / 2
     return (high - low) / widths[-1] + bend / max(ms[-1], 1e-12)
+
+
+def thinned_widths(widths: list[int]) -> list[int]:
+    """Every second of `widths`, the first and the last among them: what another precision is measured at."""
+    return sorted({*widths[::2], widths[-1]})

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prune2deploy.graphs.quantise import quantise
 from prune2deploy.graphs.reweigh import Template
 from prune2deploy.graphs.to_onnx import to_onnx
 from prune2deploy.models.block import Block
 from prune2deploy.models.capture import LayerCall, Visit, visits_of
-from prune2deploy.models.family import blocks_of
+from prune2deploy.models.family import blocks_of, layer_of
+from prune2deploy.models.projection import linears_of
+from prune2deploy.precisions import for_timing
 from prune2deploy.tasks.base import Arrays, Task, tensors
 
 if TYPE_CHECKING:
@@ -52,11 +55,41 @@ class Stacks:
             for name, tensor in self.call.tensors().items()
         }
 
-    def path(self, width: int) -> Path:
-        """The ONNX file of the stack with this width, made if it is not there."""
+    def path(self, width: int, precision: str | None = None, narrow: bool = False) -> Path:
+        """The ONNX file of the stack with this width, made if it is not there.
+
+        `precision`: of the blocks, if it is not the engine's own; `narrow`: see `precisions.Format`.
+        """
+        plain = self._plain(width)
+        if precision is None or not width:
+            return plain
+        path = self.directory / f"{self.curve}-{width}-{precision}.onnx"
+        if not path.exists():
+            stack = self._stack(width)
+            quantise(plain, stack, for_timing(stack, self._linears(stack), precision, narrow), path)
+        return path
+
+    def _stack(self, width: int) -> "nn.Module":
+        return make_stack(self.model, self.roots, self.call, self.blocks, self.curve, width)
+
+    def _linears(self, stack: "nn.Module") -> list[str]:
+        """The paths of the linear layers that the blocks of the curve are made of."""
+        return [
+            f"layers.{index}.{path}" for index, root in enumerate(self.roots) for block in self.blocks
+            if block.root == root and block.curve == self.curve
+            for path in linears_of(stack.get_submodule(f"layers.{index}"), block)
+        ]  # fmt: skip
+
+    @property
+    def takes_precisions(self) -> bool:
+        """Whether blocks of the curve can be computed in less than the engine is."""
+        own = (block for block in self.blocks if block.curve == self.curve)
+        return all(linears_of(layer_of(self.model, block), block) for block in own)
+
+    def _plain(self, width: int) -> Path:
         path = self.directory / f"{self.curve}-{width}.onnx"
         if not path.exists():
-            stack = make_stack(self.model, self.roots, self.call, self.blocks, self.curve, width)
+            stack = self._stack(width)
             if self.template is None or not width or not self.template.write(stack, path):
                 self._export(stack, path)
                 if width:

@@ -1,6 +1,7 @@
 """The profile stage: from a project to a latency table in its `profiles/`."""
 
 import datetime
+import itertools
 import os
 import shutil
 import time
@@ -17,14 +18,7 @@ from prune2deploy.lock import alone
 from prune2deploy.models.checkpoint import digest_of_model, load_dense, resolve_model
 from prune2deploy.models.signature import signature_of
 from prune2deploy.models.table import Curve, LatencyTable, PlanCheck, PointTable, refuse_noisy, table_path
-from prune2deploy.profiling.additivity import (
-    FITTED,
-    WholeModels,
-    block_sum,
-    fit_fixed,
-    scaled,
-    widths_by_kind,
-)
+from prune2deploy.profiling.additivity import WholeModels, by_kind, fit_fixed, scaled
 from prune2deploy.profiling.kept import Kept, circumstances
 from prune2deploy.profiling.stacks import Stacks
 from prune2deploy.profiling.sweep import Sweep
@@ -91,13 +85,14 @@ def measure(
     kept: Kept,
 ) -> tuple[list[PointTable], list[PlanCheck], list[float]]:
     """(tables of all workload points, how well they predict plans not seen, spreads of the dense model's rounds)."""
+    target = project.target
     found = {
         curve: Sweep(
-            Stacks(model, task, curve, graphs), runtime, project.target.precision, shape.units, progress, kept
-        ).curve(project.workload)
+            Stacks(model, task, curve, graphs), runtime, target.own_precision, shape.units, progress, kept
+        ).curves(project.workload, target.block_precisions)
         for curve, shape in signature_of(model.config).curves.items()
     }
-    grids = {curve: at_points[0].widths for curve, at_points in found.items()}
+    grids = {curve: grids_of(at_points[0]) for curve, at_points in found.items()}
     whole = WholeModels(model, task, runtime, grids, dense, graphs, progress, project.calibration.seed, kept)
     points, checks, spreads = [], [], []
     for index, point in enumerate(project.workload):
@@ -112,23 +107,32 @@ def measure(
 
 
 def fit_point(
-    point: WorkloadPoint, curves: dict[str, Curve], whole: WholeModels, timings: list[Timing]
+    point: WorkloadPoint, curves: dict[str, list[Curve]], whole: WholeModels, timings: list[Timing]
 ) -> tuple[PointTable, list[PlanCheck]]:
     """The table of one workload point, and how well it predicts the plans it was not fitted on."""
-    fitted = 2 + FITTED  # the dense and the empty model come first
+    fitted = 2 + whole.fitted  # the dense and the empty model come first
     measured = [timing.median_ms for timing in timings]
-    fixed, scale = fit_fixed(whole.plans[:fitted], measured[:fitted], curves)
-    final = {name: scaled(curve, scale) for name, curve in curves.items()}
+    fit = fit_fixed(whole.plans[:fitted], measured[:fitted], curves)
+    precisions = list(dict.fromkeys(curve.precision for of_name in curves.values() for curve in of_name))
     checks = []
-    for widths, measured_ms in zip(whole.plans[fitted:], measured[fitted:], strict=True):
-        predicted = fixed + block_sum(widths, final)
+    for choices, measured_ms in zip(whole.plans[fitted:], measured[fitted:], strict=True):
+        predicted = fit.predict(choices, curves)
+        widths, lower = by_kind(choices, precisions[0])
         checks.append(PlanCheck(
-            point=str(point), widths=widths_by_kind(widths), predicted_ms=round(predicted, 4),
+            point=str(point), widths=widths, precisions=lower, predicted_ms=round(predicted, 4),
             measured_ms=round(measured_ms, 4), error=round(predicted / measured_ms - 1, 5),
         ))  # fmt: skip
+    change = round(fit.change_ms, 6)
     entry = PointTable(
-        point=point, fixed_ms=round(fixed, 6), fixed_alone_ms=round(measured[1], 6), dense_ms=round(measured[0], 6),
-        block_scale=round(scale, 5),
-        curves={name: [curve] for name, curve in final.items()},
+        point=point, fixed_ms=round(fit.fixed_ms, 6), fixed_alone_ms=round(measured[1], 6), dense_ms=round(measured[0], 6),
+        block_scale=round(fit.scale, 5),
+        curves={name: [scaled(curve, fit.scale) for curve in of_name] for name, of_name in curves.items()},
+        change_ms={f"{a}>{b}": change for a, b in itertools.permutations(precisions, 2)} if change else {},
     )  # fmt: skip
     return entry, checks
+
+
+def grids_of(curves: list[Curve]) -> dict[str | None, list[int]]:
+    """The widths that a curve was measured at in each precision; None: in the engine's own."""
+    own, *lower = curves
+    return {None: own.widths, **{curve.precision: curve.widths for curve in lower}}

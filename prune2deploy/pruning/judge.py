@@ -56,11 +56,12 @@ class Stages:
             reconstruction_error=0.0, divergence=0.0, seconds=round(seconds, 2), notes=["seconds: calibration"],
         )  # fmt: skip
 
-    def add(self, stage: str, state: State, seconds: float) -> bool:
+    def add(self, stage: str, state: State, seconds: float, asked_for: bool = False) -> bool:
         """Score `state` after `stage`, which took `seconds`; whether it is the nearest to the dense model so far.
 
-        Before that, the model's logits are scaled, in place, to be as sure as the dense model's. What decides is held out
-        from statistics and from evaluation; the evaluation score is reported, never used.
+        A stage that is `asked_for` stays, whatever it does. Before all that, the model's logits are scaled, in place, to be
+        as sure as the dense model's. What decides is held out from statistics and from evaluation; the evaluation score is
+        reported, never used.
         """
         broken = CheckFailedError(f"{stage} broke the model: its outputs are not finite")
         run = finite(torch_run(state.model, self.task), broken)
@@ -75,7 +76,7 @@ class Stages:
             give_back()
             advance()
         score, lost = score_of(metric, self.evaluation), loss_between(self.metric, metric)
-        kept = divergence <= self.best * (1 + ROUNDING)
+        kept = asked_for or divergence <= self.best * (1 + ROUNDING)
         notes = list(state.notes)
         if kept:
             self.best = divergence

@@ -12,6 +12,7 @@ from prune2deploy.errors import CheckFailedError, InputError
 from prune2deploy.files import sha256_of, staged_directory
 from prune2deploy.graphs.onnx_model import TRACE_LENGTH, dense_onnx
 from prune2deploy.memory import map_large_blocks
+from prune2deploy.models.block import Block
 from prune2deploy.models.checkpoint import (
     FitRound,
     Provenance,
@@ -23,6 +24,8 @@ from prune2deploy.models.checkpoint import (
     resolve_model,
     save_pruned,
 )
+from prune2deploy.models.input_rounding import exact_inputs
+from prune2deploy.models.plan import Plan
 from prune2deploy.models.signature import signature_of
 from prune2deploy.models.table import LatencyTable, check_matches, read_table, table_path
 from prune2deploy.progress import Progress
@@ -32,11 +35,23 @@ from prune2deploy.pruning.judge import Stages, Stopwatch
 from prune2deploy.pruning.methods.method import Method, State, Step, undoable
 from prune2deploy.pruning.methods.registry import DEFAULT_METHOD, method_named
 from prune2deploy.pruning.recovery.distil import BATCH, Lesson, distil
-from prune2deploy.pruning.search.costs import Costs, FlopCosts, LatencyCosts, macs_of
-from prune2deploy.pruning.search.fit import AIM, ROUNDS, Candidate, EngineBench, fit_to_engine, floor_of, refuse_silly
+from prune2deploy.pruning.recovery.rounding import in_order
+from prune2deploy.pruning.search.costs import Costs, FlopCosts, LatencyCosts, PlainCosts, macs_of
+from prune2deploy.pruning.search.fit import (
+    AIM,
+    ROUNDS,
+    Candidate,
+    EngineBench,
+    Search,
+    fit_to_engine,
+    floor_of,
+    refuse_silly,
+)
 from prune2deploy.pruning.statistics.calibrate import Calibration
 from prune2deploy.pruning.statistics.lengths import lengths_of
+from prune2deploy.pruning.statistics.streams import Streams
 from prune2deploy.runtimes.base import Shapes
+from prune2deploy.runtimes.processor_kind import saturates
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.tasks.base import Samples, Task, tensors
 from prune2deploy.tasks.objectives import difference_of, largest_of
@@ -105,13 +120,20 @@ class Workbench:
         watch = Stopwatch()
         calibration = Calibration(
             self.working, self.task, self.samples, self.project.calibration.seed, self.progress, self.state,
-            self.project.calibration.effort,
+            self.project.calibration.effort, self.narrow,
         )  # fmt: skip
         method = self.chosen(calibration)
         self.calibration_seconds = watch.lap()
         if not team().leads:
             raise ShareDone
         return method
+
+    @cached_property
+    def narrow(self) -> bool:
+        """Whether 8-bit weights have 7 bits on the target (`precisions.Format`)."""
+        if self.given_table is not None:
+            return saturates(self.table[0].device.instructions)
+        return bool(self.project.target.block_precisions) and runtime_for(self.project.target).narrow
 
     @cached_property
     def bench(self) -> EngineBench:
@@ -148,7 +170,20 @@ class Workbench:
             watch.lap()
             state = step(state)
             state = State(state.plan, state.model) if stages.add(name, state, watch.lap()) else undo()
+        if state.plan.precisions:
+            watch.lap()
+            self._round(state)
+            stages.add("rounding", state, watch.lap(), asked_for=True)
         return Pruned(budget, state, candidate, rounds, [dense, *stages.results])
+
+    def _round(self, state: State) -> None:
+        """Bring the blocks of `state` that are in a lower precision there, in place."""
+        method, samples = self.method, self.method.calibration.samples
+        streams = Streams(self.working, state.model, samples, method.token_weights)
+        with self.progress.track("rounding", len(streams.blocks_in_order)) as advance:
+            for _, found in in_order(streams, state.plan, self.narrow):
+                state.roundings |= found
+                advance()
 
     def _training(self) -> list[tuple[str, Step]]:
         """What is trained at the end, where the project asks for it."""
@@ -189,19 +224,25 @@ class Workbench:
             tokens = float(lengths_of(self.model, self.samples).mean())
             flops = FlopCosts(macs_of(self.model, method.calibration.blocks, one, tokens))
             return flops, Candidate(method.search(flops, budget.value), 0, 0, 0, 0), []
-        table = self.table[0]
-        costs = LatencyCosts(table)
+        table, target = self.table[0], self.project.target
+        costs = LatencyCosts(table, None if target.precision == "auto" and method.mixes else target.precision)
+        seen = costs if method.mixes else PlainCosts(costs)
+
+        def search(limit: float) -> Plan:
+            plan = method.search(seen, limit)
+            return plan if method.mixes else in_first_precision(plan, costs, method.calibration.blocks)
+
         if self.given_table is not None:
-            return costs, *away_from_target(method, costs, table, budget)
+            return seen, *away_from_target(search, method, costs, table, budget)
         fitted = fit_to_engine(
-            lambda ms: method.search(costs, ms), self.bench.measure, table, budget, self.progress, aim,
-            self._dense_ms(budget),
+            search, self.bench.measure, table, budget, self.progress, aim, self._dense_ms(budget),
         )  # fmt: skip
-        return costs, *fitted
+        return seen, *fitted
 
     def save(self, pruned: Pruned, out: Path) -> PrunedRecord:
         """Shrink, check that it is the same, and write the model directory `out`."""
-        shrunk, difference = shrunk_equal(pruned.state, self.task, self.evaluation)
+        with exact_inputs(pruned.state.model):
+            shrunk, difference = shrunk_equal(pruned.state, self.task, self.evaluation)
         measured = pruned.budget.kind != "flops"
         path = self.table[1] if measured else None
         provenance = Provenance(
@@ -218,7 +259,7 @@ class Workbench:
             equality_error=difference, stages=pruned.results,
         )  # fmt: skip
         with staged_directory(out) as partial:
-            save_pruned(shrunk, pruned.state.plan, provenance, self.directory, partial)
+            save_pruned(shrunk, pruned.state.plan, provenance, self.directory, partial, pruned.state.roundings)
         return read_pruned_record(out)
 
 
@@ -259,14 +300,14 @@ def find_table(project: Project, model: "PreTrainedModel", given: Path | None) -
 
 
 def away_from_target(
-    method: Method, costs: Costs, table: LatencyTable, budget: Budget
+    search: Search, method: Method, costs: Costs, table: LatencyTable, budget: Budget
 ) -> tuple[Candidate, list[Candidate]]:
     """The plan that the table alone says is a margin below the budget."""
     limit = refuse_silly(table, budget)
     target = goal = max((1 - AWAY_MARGIN) * limit, floor_of(table))
     for _ in range(ROUNDS):
-        plan = method.search(costs, target)
-        predicted = costs.total(plan.widths(method.calibration.blocks))
+        plan = search(target)
+        predicted = costs.total(plan.widths(method.calibration.blocks), plan.precisions)
         if predicted <= goal * (1 + 1e-9):
             return Candidate(plan, predicted, 0.0, 0.0, predicted / limit), []
         target = max(target - (predicted - goal), floor_of(table))  # the method's own idea of costs is not the table's
@@ -274,6 +315,12 @@ def away_from_target(
         f"{method.name} found no plan within the budget: its last one takes {predicted:.3g} ms by the table, "
         f"and {goal:.3g} ms are allowed"
     )
+
+
+def in_first_precision(plan: Plan, costs: Costs, blocks: list[Block]) -> Plan:
+    """`plan` with every block in the first precision that `costs` has for it."""
+    first = {block.key: lower for block in blocks if plan.units(block) and (lower := costs.precisions(block)[0])}
+    return plan.model_copy(update={"precisions": first})
 
 
 def shrunk_equal(state: State, task: Task, samples: Samples) -> tuple["PreTrainedModel", float]:

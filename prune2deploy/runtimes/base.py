@@ -13,6 +13,7 @@ from pydantic import Field
 
 from prune2deploy.config import BackendName, RuntimeName, WorkloadPoint
 from prune2deploy.files import Record
+from prune2deploy.precisions import FORMATS
 from prune2deploy.runtimes.load import OtherLoad
 
 Arrays = dict[str, np.ndarray]
@@ -141,6 +142,15 @@ class Runtime(ABC):
     def otherwise(self, backend: BackendName) -> str | None:
         """What a server's `backend` would do otherwise than is measured here; None where nothing is known of that kind."""
         return None
+
+    @property
+    def narrow(self) -> bool:
+        """Whether products of 8-bit numbers saturate on the device, so that weights must have 7 bits."""
+        return False
+
+    def why_slow(self, precision: str) -> str | None:
+        """What the device lacks for `precision` to be fast; None where nothing is known."""
+        return "no VNNI" if self.narrow and FORMATS[precision].by_integers else None
 
     @property
     @abstractmethod

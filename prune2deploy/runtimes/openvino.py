@@ -11,6 +11,7 @@ from prune2deploy.files import share
 from prune2deploy.graphs.files import copy_graph
 from prune2deploy.runtimes.base import Arrays, DeviceInfo, Engine, Runtime, RuntimeInfo
 from prune2deploy.runtimes.devices import cpu_device
+from prune2deploy.runtimes.processor_kind import instructions, saturates
 from prune2deploy.runtimes.processors import affinity, usable_cores
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class OpenVino(Runtime):
 
     def __init__(self, target: Target):
         self.target, self.threads = target, target.threads or usable_cores()
-        if target.precision == "bf16" and not has_bf16():
+        if target.own_precision == "bf16" and not has_bf16():
             raise InputError('OpenVINO computes in bf16 on no such processor: choose precision = "fp32"')
 
     @property
@@ -49,7 +50,7 @@ class OpenVino(Runtime):
         """What models are compiled with."""
         return {
             "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(self.threads),
-            "INFERENCE_PRECISION_HINT": HINTS[self.target.precision],
+            "INFERENCE_PRECISION_HINT": HINTS[self.target.own_precision],
         }  # fmt: skip
 
     def compile(self, onnx_file: Path, artifact: Path) -> None:
@@ -97,12 +98,17 @@ class OpenVino(Runtime):
 
     def otherwise(self, backend: BackendName) -> str | None:
         """See Runtime: Triton's OpenVINO backend knows a hint for bf16 (HINT_BF16), and none for fp32."""
-        if backend != "openvino" or self.target.precision == "bf16" or not has_bf16():
+        if backend != "openvino" or self.target.own_precision == "bf16" or not has_bf16():
             return None
         return (
             "on a processor like this one Triton's OpenVINO backend computes in bf16, and cannot be told otherwise: export "
             "with --serve python, or measure with --precision bf16"
         )
+
+    @property
+    def narrow(self) -> bool:
+        """See Runtime."""
+        return saturates(instructions())
 
     @property
     def filter_step(self) -> int:

@@ -15,6 +15,7 @@ from prune2deploy.graphs.precision import cast
 from prune2deploy.runtimes.base import Arrays, DeviceInfo, Engine, Runtime, RuntimeInfo, TimedRun
 from prune2deploy.runtimes.devices import cpu_device, cuda_device
 from prune2deploy.runtimes.nvml import GpuWatch
+from prune2deploy.runtimes.processor_kind import instructions, saturates
 from prune2deploy.runtimes.processors import affinity, usable_cores
 
 if TYPE_CHECKING:
@@ -112,14 +113,14 @@ class OnnxRuntime(Runtime):
 
     def compile(self, onnx_file: Path, artifact: Path) -> None:
         """See Runtime."""
-        if self.target.precision == "fp32":
+        if self.target.own_precision == "fp32":
             copy_graph(onnx_file, artifact)
         else:
-            cast(onnx_file, self.target.precision, artifact)
+            cast(onnx_file, self.target.own_precision, artifact)
 
     def build(self, onnx_file: Path) -> OrtEngine:
         """See Runtime."""
-        if self.target.precision == "fp32":
+        if self.target.own_precision == "fp32":
             return self.load(onnx_file)
         engine = super().build(onnx_file)
         assert isinstance(engine, OrtEngine)
@@ -165,6 +166,11 @@ class OnnxRuntime(Runtime):
     def device(self) -> DeviceInfo:
         """See Runtime."""
         return cpu_device() if self.target.device == "cpu" else cuda_device()
+
+    @property
+    def narrow(self) -> bool:
+        """See Runtime."""
+        return self.target.device == "cpu" and saturates(instructions())
 
     @property
     def filter_step(self) -> int:

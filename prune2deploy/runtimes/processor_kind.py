@@ -1,6 +1,7 @@
 """What the processor calls itself, and which of the instructions it has that the speed of matrix products depends on."""
 
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -39,6 +40,11 @@ def instructions(cpuinfo: Path = CPUINFO) -> list[str]:
     """Those of `INSTRUCTIONS` that the processor has, by the names that people use."""
     said = next((value for key, value in _rows(cpuinfo) if key in ("flags", "Features")), "").split()
     return [name for flag, name in INSTRUCTIONS.items() if flag in said]
+
+
+def saturates(found: Iterable[str]) -> bool:
+    """Whether a processor with these instructions adds up products of 8-bit numbers in 16 bits: x86 without VNNI."""
+    return any("AVX" in name for name in found) and not any("VNNI" in name for name in found)
 
 
 def _arm_name(maker: int, part: int) -> str:

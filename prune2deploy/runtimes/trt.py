@@ -59,7 +59,7 @@ class TensorRt(Runtime):
             return
         with tempfile.TemporaryDirectory() as folder:
             typed = Path(folder) / "typed.onnx"
-            cast(onnx_file, self.target.precision, typed)
+            cast(onnx_file, self.target.own_precision, typed)
             if not kept.exists():
                 plan = self._build(typed, graph, profiles)
                 with replacing(kept) as partial:
@@ -105,7 +105,7 @@ class TensorRt(Runtime):
 
     def _key(self, onnx_file: Path, profiles: list) -> str:
         """A name for everything that a plan depends on."""
-        precision = self.target.precision
+        precision = self.target.own_precision
         said = {"graph": digest_of_graph(onnx_file), "precision": precision, "profiles": profiles, **self._where_and_how()}
         return cache_key(("prune2deploy",), json.dumps(said, sort_keys=True))  # whose cast the plan is built of
 
@@ -152,7 +152,7 @@ class TensorRt(Runtime):
             config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
         if settings.strip_weights:
             config.set_flag(trt.BuilderFlag.STRIP_PLAN)
-        if self.target.precision == "fp32":
+        if self.target.own_precision == "fp32":
             config.clear_flag(trt.BuilderFlag.TF32)  # on by default, and no more exact than half precision
 
     def _with_weights(self, stripped: bytes, typed: Path) -> bytes:

@@ -74,8 +74,7 @@ def synthetic(monkeypatch):
     monkeypatch.setattr(OnnxRuntime, "load", lambda self, path: Synthetic(real(self, path).session, path))
     for module in (sweep, additivity):
         monkeypatch.setattr(module, "interleaved", exact_times)
-    for module in (stage, additivity):
-        monkeypatch.setattr(module, "FITTED", 2)
+    monkeypatch.setattr(additivity, "FITTED", 2)
     monkeypatch.setattr(additivity, "UNSEEN", 3)
 
 

@@ -17,18 +17,27 @@ from prune2deploy.runtimes.base import DeviceInfo, RuntimeInfo
 
 
 class GivenCosts(Costs):
-    """Costs written down: {kind: {width: cost}}."""
+    """Costs written down: {kind: {width: cost}}, in lower precisions {kind: {precision: {width: cost}}}."""
 
     unit = "pounds"
 
-    def __init__(self, by_kind, fixed=0.0):
-        self.by_kind, self.fixed = by_kind, fixed
+    def __init__(self, by_kind, fixed=0.0, lower=None, of_a_change=0.0):
+        self.by_kind, self.fixed, self.lower, self.of_a_change = by_kind, fixed, lower or {}, of_a_change
 
-    def widths(self, block):
-        return sorted(self.by_kind[block.kind])
+    def precisions(self, block):
+        return [None, *self.lower.get(block.kind, {})]
 
-    def block(self, block, width):
-        return self.by_kind[block.kind][width]
+    def widths(self, block, precision=None):
+        return sorted(self._of(block, precision))
+
+    def block(self, block, width, precision=None):
+        return self._of(block, precision)[width]
+
+    def change(self, before, after):
+        return self.of_a_change if before != after else 0.0
+
+    def _of(self, block, precision):
+        return self.lower[block.kind][precision] if precision else self.by_kind[block.kind]
 
 
 def config(layers, heads, filters, hidden):

@@ -6,8 +6,8 @@ import synthetic
 from synthetic import blocks_in
 
 from prune2deploy.errors import UnreachableBudgetError
-from prune2deploy.pruning.search.costs import LatencyCosts
-from prune2deploy.pruning.search.knapsack import Choices, choose_widths, knapsack
+from prune2deploy.pruning.search.costs import LatencyCosts, PlainCosts
+from prune2deploy.pruning.search.knapsack import Choices, choose, choose_widths, knapsack
 from prune2deploy.pruning.statistics.importance import fisher_importance
 
 
@@ -172,3 +172,72 @@ def test_reachable_counts_blocks_that_cannot_vanish():
     with pytest.raises(UnreachableBudgetError, match="pounds") as caught:
         choose_widths(importance, costs, 2.4)
     assert caught.value.reachable == pytest.approx(1.0 + 3 * 0.5)
+
+
+def mixed_case(seed):
+    """A few blocks, two of each kind, in up to three precisions; costs are whole numbers."""
+    rng = np.random.default_rng(seed)
+    signature = synthetic.signature(layers=2, heads=2, filters=3)
+    sizes = {"attention": 2, "ffn": 3}
+    grid = {kind: {width: int(rng.integers(1, 9)) if width else 0 for width in range(units + 1)} for kind, units in sizes.items()}
+    lower = {
+        kind: {name: {width: int(rng.integers(1, 6)) if width else 0 for width in (0, units)} for name in ("int8", "int4")}
+        for kind, units in sizes.items() if rng.random() < 0.8
+    }  # fmt: skip
+    importance = fisher_importance(synthetic.random_scores(signature, seed))
+    rounded = {(block, name): float(rng.exponential()) for block in importance for name in ("int8", "int4")}
+    costs = synthetic.GivenCosts(grid, fixed=1.0, lower=lower, of_a_change=float(rng.integers(0, 3)))
+    return importance, costs, rounded, rng.integers(3, 20) + 0.5
+
+
+def total_loss(importance, rounded, chosen):
+    return sum(
+        importance[block].loss[width] + (rounded[block, lower] * width / block.units if lower else 0.0)
+        for block, (width, lower) in chosen.items()
+    )
+
+
+def total_cost(costs, chosen):
+    widths = {block: width for block, (width, _) in chosen.items()}
+    return costs.total(widths, {block.key: lower for block, (_, lower) in chosen.items() if lower})
+
+
+def best_mix(importance, costs, rounded, budget):
+    offered = [
+        [(width, lower if width else None) for lower in costs.precisions(block) for width in costs.widths(block, lower)]
+        for block in importance
+    ]
+    best = None
+    for picks in itertools.product(*offered):
+        chosen = dict(zip(importance, picks, strict=True))
+        if total_cost(costs, chosen) <= budget + 1e-9:
+            loss = total_loss(importance, rounded, chosen)
+            best = loss if best is None else min(best, loss)
+    return best
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_widths_and_precisions_are_the_best_of_all(seed):
+    importance, costs, rounded, budget = mixed_case(seed)
+    chosen = choose(importance, costs, budget, rounded)
+    assert total_cost(costs, chosen) <= budget + 1e-9
+    assert total_loss(importance, rounded, chosen) == pytest.approx(best_mix(importance, costs, rounded, budget))
+    assert all(lower is None for width, lower in chosen.values() if not width)
+
+
+def test_a_change_that_costs_much_is_avoided():
+    signature = synthetic.signature(layers=2, heads=1, filters=1)
+    importance = fisher_importance(synthetic.random_scores(signature, 0))
+    rounded = {(block, "int8"): 1e-6 * (1 + block.layer) for block in importance}
+    grid, lower = {kind: {0: 0, 1: 4} for kind in ("attention", "ffn")}, {"attention": {"int8": {0: 0, 1: 2}}}
+    free, dear = (synthetic.GivenCosts(grid, 0.0, lower, change) for change in (0.0, 1.5))
+    assert [lower for _, lower in choose(importance, free, 14.1, rounded).values()] == ["int8", None, None, None]
+    assert {lower for _, lower in choose(importance, dear, 16.1, rounded).values()} == {None}
+
+
+def test_a_method_without_precisions_sees_the_first_that_a_block_has():
+    table = synthetic.GivenCosts({"attention": {0: 0, 1: 4}, "ffn": {0: 0, 1: 4}}, 1.0, {"ffn": {"int8": {0: 0, 1: 2}}})
+    table.precisions = lambda block: ["int8"] if block.kind == "ffn" else [None]
+    seen = PlainCosts(table)
+    first, second = blocks_in(synthetic.signature(layers=1, heads=1, filters=1))
+    assert (seen.block(first, 1), seen.block(second, 1), seen.widths(second), seen.fixed) == (4, 2, [0, 1], 1.0)

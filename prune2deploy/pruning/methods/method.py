@@ -1,28 +1,35 @@
 """The interface of every pruning method."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from prune2deploy.memory import Spilled
+from prune2deploy.models.block import Block
 from prune2deploy.models.logit_scale import factor_of, set_factor_
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.signature import signature_of
+from prune2deploy.precisions import Rounding
 from prune2deploy.pruning.search.costs import Costs
 from prune2deploy.pruning.statistics.calibrate import Calibration
 
 if TYPE_CHECKING:
+    import numpy as np
     from transformers import PreTrainedModel
 
 
 @dataclass
 class State:
-    """A plan, and the model that it is applied to: of dense shapes, dropped units masked. `notes`: what to tell."""
+    """A plan, and the model that it is applied to: of dense shapes, dropped units masked. `notes`: what to tell.
+
+    `roundings`: of the linear layers in a lower precision, by path, once they are rounded.
+    """
 
     plan: Plan
     model: "PreTrainedModel"
     notes: list[str] = field(default_factory=list)
+    roundings: dict[str, Rounding] = field(default_factory=dict)
 
 
 Step = Callable[[State], State]
@@ -51,6 +58,7 @@ class Method(ABC):
     reads_labels: ClassVar[bool] = True  # where the data has any
     on_gpu: ClassVar[bool] = False  # whether it can compute there
     equal_layers: ClassVar[bool] = False  # whether it only knows models of equal layers, an attention and an FFN each
+    mixes: ClassVar[bool] = False  # whether its search chooses the precision of each block, too
     takes_effort: ClassVar[bool] = False  # whether its search goes on with the calibration's `effort`
 
     def __init__(self, calibration: Calibration):
@@ -64,6 +72,11 @@ class Method(ABC):
     @abstractmethod
     def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
         """Named steps after the search; each keeps the widths and returns a better state."""
+
+    @property
+    def token_weights(self) -> "Mapping[Block, Sequence[np.ndarray]] | None":
+        """What each token counts where blocks are fitted, as `Streams` takes it; None: all the same."""
+        return None
 
     @property
     def labels(self) -> str:

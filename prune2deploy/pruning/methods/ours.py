@@ -16,9 +16,11 @@ from prune2deploy.pruning.statistics.calibrate import Calibration
 from prune2deploy.pruning.statistics.importance import Importance
 from prune2deploy.pruning.statistics.moments import BlockMoments, moments_of
 from prune2deploy.pruning.statistics.removal import damped, leave_, removal_curve
+from prune2deploy.pruning.statistics.rounding_loss import rounding_losses
 from prune2deploy.pruning.statistics.streams import Streams
 
 if TYPE_CHECKING:
+    import numpy as np
     from transformers import PreTrainedModel
 
 
@@ -28,6 +30,7 @@ class OursMethod(Method):
     name = "ours"
     reads_labels = False
     on_gpu = True
+    mixes = True
     takes_effort = True
 
     def __init__(self, calibration: Calibration):
@@ -39,13 +42,32 @@ class OursMethod(Method):
                 self.importance[block] = curve_of(calibration.model, block, found)
                 give_back()
                 advance()
+        self._prepare_rounding()
         if not calibration.effort:
             self.moments = self.moments.without_covariances()
-        self.profiles = ProfileSearch(calibration, self.signature, self.importance, self._stitch_, calibration.effort)
+        self.rounded: dict[tuple[Block, str], float] = {}
+        self.profiles = ProfileSearch(
+            calibration, self.signature, self.importance, self._stitch_, calibration.effort, self.rounded
+        )
 
     def search(self, costs: Costs, budget: float) -> Plan:
         """See Method."""
+        offered = {lower for block in self.calibration.blocks for lower in costs.precisions(block) if lower}
+        if missing := sorted(offered - {lower for _, lower in self.rounded}):
+            self.rounded |= self._rounding_losses(missing)
         return self.profiles.plan(costs, budget)
+
+    @property
+    def token_weights(self) -> "dict[Block, list[np.ndarray]]":
+        """See Method."""
+        return self.moments.weights
+
+    def _prepare_rounding(self) -> None:
+        """Look at what is gone when a search asks for `_rounding_losses`."""
+
+    def _rounding_losses(self, precisions: list[str]) -> dict[tuple[Block, str], float]:
+        """What each block is expected to lose in each of these precisions, at its dense width."""
+        return rounding_losses(self.calibration, precisions, self.calibration.narrow)
 
     def steps(self, costs: Costs, budget: float) -> list[tuple[str, Step]]:
         """See Method."""
@@ -67,7 +89,7 @@ class OursMethod(Method):
             block: select_and_refit(streams, block, len(state.plan.units(block)), self.moments.blocks[block].sensitivity)
             for streams, block in self._walk(pruned, "selecting and re-fitting")
         }
-        return State(Plan.of(self.signature, kept), pruned)
+        return State(Plan.of(self.signature, kept, state.plan.precisions), pruned)
 
     def _reconstruct(self, state: State) -> State:
         for streams, block in self._walk(state.model, "reconstructing blocks"):

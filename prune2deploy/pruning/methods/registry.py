@@ -2,6 +2,7 @@
 
 from prune2deploy.errors import InputError
 from prune2deploy.pruning.methods.fisher import FisherMethod
+from prune2deploy.pruning.methods.hawq import HawqMethod
 from prune2deploy.pruning.methods.kprune import KPruneMethod
 from prune2deploy.pruning.methods.kwon import KwonMethod
 from prune2deploy.pruning.methods.magnitude import MagnitudeMethod
@@ -11,7 +12,7 @@ from prune2deploy.pruning.methods.ours import OursMethod
 from prune2deploy.pruning.methods.ziplm import ZipLmMethod
 
 _ALL: tuple[type[Method], ...] = (
-    OursMethod, FisherMethod, KwonMethod, ZipLmMethod, KPruneMethod, OptinMethod, MagnitudeMethod,
+    OursMethod, FisherMethod, KwonMethod, ZipLmMethod, KPruneMethod, OptinMethod, MagnitudeMethod, HawqMethod,
 )  # fmt: skip
 METHODS = {method.name: method for method in _ALL}
 DEFAULT_METHOD = OursMethod.name

@@ -1,5 +1,6 @@
 """What widths cost: measured milliseconds, or multiply-accumulates as papers count them."""
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -20,22 +21,36 @@ FEW = 32  # units up to which it may choose any width
 
 
 class Costs(ABC):
-    """Costs of blocks by width; `unit` is what they are counted in."""
+    """Costs of blocks by width, and by precision where there are several; `unit` is what they are counted in.
+
+    A precision of None is the engine's own.
+    """
 
     unit: str
     fixed: float
 
+    def precisions(self, block: Block) -> list[str | None]:
+        """What `block` may be computed in; the first is what a method takes that knows of no precisions."""
+        return [None]
+
     @abstractmethod
-    def widths(self, block: Block) -> list[int]:
+    def widths(self, block: Block, precision: str | None = None) -> list[int]:
         """The widths that `block` may take, ascending from 0."""
 
     @abstractmethod
-    def block(self, block: Block, width: int) -> float:
+    def block(self, block: Block, width: int, precision: str | None = None) -> float:
         """What `block` costs at this width."""
 
-    def total(self, widths: dict[Block, int]) -> float:
-        """What the model of these widths costs."""
-        return self.fixed + sum(self.block(block, width) for block, width in widths.items())
+    def change(self, before: str | None, after: str | None) -> float:
+        """What it costs that one block is in one precision and the next one in another."""
+        return 0.0
+
+    def total(self, widths: Mapping[Block, int], precisions: Mapping[str, str] | None = None) -> float:
+        """What the model of these widths costs; `precisions`: of blocks, by key, that are not in the engine's own."""
+        lower = precisions or {}
+        there = [lower.get(block.key) for block, width in widths.items() if width]
+        blocks = sum(self.block(block, width, lower.get(block.key)) for block, width in widths.items())
+        return self.fixed + blocks + sum(itertools.starmap(self.change, itertools.pairwise(there)))
 
 
 class LatencyCosts(Costs):
@@ -43,17 +58,44 @@ class LatencyCosts(Costs):
 
     unit = "ms"
 
-    def __init__(self, table: LatencyTable):
-        self.table = table
+    def __init__(self, table: LatencyTable, only: str | None = None):
+        """`only`: what all blocks are computed in that were measured in it; None: whatever the table has."""
+        self.table, self.only = table, only
         self.fixed = table.fixed_ms
 
-    def widths(self, block: Block) -> list[int]:
+    def precisions(self, block: Block) -> list[str | None]:
         """See Costs."""
-        return self.table.widths(block.curve)
+        lower = self.table.lower_precisions(block.curve)
+        if self.only is not None:
+            return [self.only if self.only in lower else None]
+        return [None, *lower]
 
-    def block(self, block: Block, width: int) -> float:
+    def widths(self, block: Block, precision: str | None = None) -> list[int]:
         """See Costs."""
-        return self.table.block_ms(block, width)
+        return self.table.widths(block.curve, precision)
+
+    def block(self, block: Block, width: int, precision: str | None = None) -> float:
+        """See Costs."""
+        return self.table.block_ms(block, width, precision)
+
+    def change(self, before: str | None, after: str | None) -> float:
+        """See Costs."""
+        return self.table.change_ms(before, after)
+
+
+class PlainCosts(Costs):
+    """Other costs, as a method sees them that knows of no precisions: each block is in the first of its own."""
+
+    def __init__(self, costs: Costs):
+        self.costs, self.fixed, self.unit = costs, costs.fixed, costs.unit
+
+    def widths(self, block: Block, precision: str | None = None) -> list[int]:
+        """See Costs."""
+        return self.costs.widths(block, self.costs.precisions(block)[0])
+
+    def block(self, block: Block, width: int, precision: str | None = None) -> float:
+        """See Costs."""
+        return self.costs.block(block, width, self.costs.precisions(block)[0])
 
 
 class FlopCosts(Costs):
@@ -67,12 +109,12 @@ class FlopCosts(Costs):
         dense = sum(of_one * block.units for block, of_one in macs.items())
         self.per_unit = {block: of_one / dense for block, of_one in macs.items()}
 
-    def widths(self, block: Block) -> list[int]:
+    def widths(self, block: Block, precision: str | None = None) -> list[int]:
         """Every head count; filters in steps of 16."""
         step = 1 if block.columns > 1 or block.units <= FEW else FLOPS_STEP
         return [*range(0, block.units, step), block.units]
 
-    def block(self, block: Block, width: int) -> float:
+    def block(self, block: Block, width: int, precision: str | None = None) -> float:
         """See Costs."""
         return self.per_unit[block] * width
 

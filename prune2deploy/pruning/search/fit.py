@@ -18,7 +18,9 @@ from prune2deploy.errors import CheckFailedError, InputError, UnreachableBudgetE
 from prune2deploy.graphs.files import remove_graph
 from prune2deploy.graphs.onnx_model import example_inputs, export_onnx, exported_form
 from prune2deploy.graphs.reweigh import Template
+from prune2deploy.models.family import blocks_of
 from prune2deploy.models.plan import Plan
+from prune2deploy.models.precisions import quantise_for_timing
 from prune2deploy.models.table import LatencyTable
 from prune2deploy.progress import Progress
 from prune2deploy.runtimes.base import Engine, Runtime
@@ -78,6 +80,8 @@ class EngineBench:
             template = Template(self.dense_file, exported_form(self.model, self.task), example_inputs(self.task))
             if not template.write(exported_form(slim, self.task), path):
                 export_onnx(slim, self.task, path)
+            blocks = blocks_of(self.model)
+            quantise_for_timing(path, exported_form(slim, self.task), plan, blocks, self.runtime.narrow)
             del template  # it holds the dense model's weights once more
             advance()
         # the dense engine anew, too: one that has run the points after the first is not what the candidate is
@@ -105,10 +109,10 @@ def fit_to_engine(
     rounds: list[Candidate] = []
     for _ in range(ROUNDS):
         plan = search(max(target, floor_of(table)))
-        if any(plan.kept == past.plan.kept for past in rounds):
+        if any(plan == past.plan for past in rounds):
             break  # the grid of widths has no plan between the ones that were measured
         measured, dense = measure(plan)
-        predicted = table.predict_ms(plan.widths_by_key())
+        predicted = table.predict_ms(plan.widths_by_key(), plan.precisions)
         limit = budget.limit_ms(dense)
         if limit >= dense:
             raise InputError(f"a budget of {budget} asks for nothing: the dense model measures {dense:.3g} ms here")

@@ -16,7 +16,7 @@ from prune2deploy.models.block import Block
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.signature import Signature
 from prune2deploy.pruning.search.costs import Costs
-from prune2deploy.pruning.search.knapsack import plan_within
+from prune2deploy.pruning.search.knapsack import Rounded, plan_within
 from prune2deploy.pruning.statistics.calibrate import Calibration
 from prune2deploy.pruning.statistics.importance import Importance
 from prune2deploy.tasks.predict import outputs_of, torch_run
@@ -50,16 +50,17 @@ class ProfileSearch:
 
     def __init__(
         self, calibration: Calibration, signature: Signature, curves: dict[Block, Importance], stitch: Stitch,
-        trials: int,
+        trials: int, rounded: Rounded | None = None,
     ):
+        """`rounded`: what blocks lose in lower precisions, which may still be filled; profiles are judged unrounded."""
         self.calibration, self.signature, self.curves = calibration, signature, curves
-        self.stitch, self.trials = stitch, trials
+        self.stitch, self.trials, self.rounded = stitch, trials, rounded
         self.searched: Searched | None = None
 
     def plan(self, costs: Costs, budget: float) -> Plan:
         """The best plan found within `budget` (in `costs.unit`); raises UnreachableBudgetError."""
         if not self.trials:
-            return plan_within(self.signature, self.curves, costs, budget)
+            return plan_within(self.signature, self.curves, costs, budget, self.rounded)
         if self.searched is None or not self.searched.serves(costs, budget):
             self.searched = Searched(costs, budget, self._coefficients(costs, budget))
         return self._plan_under(self.searched.coefficients, costs, budget)
@@ -67,7 +68,7 @@ class ProfileSearch:
     def _plan_under(self, coefficients: np.ndarray, costs: Costs, budget: float) -> Plan:
         pairs = zip(self.curves.items(), coefficients, strict=True)
         scaled = {block: Importance(curve.order, factor * curve.loss) for (block, curve), factor in pairs}
-        return plan_within(self.signature, scaled, costs, budget)
+        return plan_within(self.signature, scaled, costs, budget, self.rounded)
 
     def _coefficients(self, costs: Costs, budget: float) -> np.ndarray:
         """Those of least calibration loss."""

@@ -38,6 +38,7 @@ class Calibration:
     progress: Progress
     cache: Path | None = None  # a folder for statistics, so that an interrupted run finds them again
     effort: int = 0  # profiles of widths that a search may try beyond the knapsack's own
+    narrow: bool = False  # whether 8-bit weights have 7 on the target (`precisions.Format`)
 
     def __post_init__(self) -> None:
         self.blocks = blocks_of(self.model)

@@ -9,7 +9,7 @@ A layer that a model runs more than once is walked to once: its samples are thos
 what comes in at one call depends on what the others have become.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -271,16 +271,19 @@ class Streams:
         with answering(answers):
             yield
 
-    def statistics(self, block: Block, kept: list[int], first_token_only: bool = False) -> BlockStatistics:
+    def statistics(
+        self, block: Block, kept: list[int], first_token_only: bool = False, small: "nn.Module | None" = None
+    ) -> BlockStatistics:
         """Statistics of `block`, which is in the layer entered last, for the columns of its `kept` units.
 
-        The target is what the dense model has behind the block minus what the pruned one has before it.
+        The target is what the dense model has behind the block minus what the pruned one has before it. `small`: stands for
+        the pruned layer, and has no units but those.
         """
         import torch
 
         columns = columns_of(kept, block.unit_size)
         sums = Sums(len(columns), output_projection(self.dense, block).out_features, self.dense.device)
-        layer = self.pruned.get_submodule(block.root)
+        layer = self.pruned.get_submodule(block.root) if small is None else small
         for place in range(len(self.places)):
             with torch.no_grad():
                 seen = self.through(layer, block, place, stop_before_output=True)
@@ -290,7 +293,7 @@ class Streams:
                 counted = valid & (torch.arange(valid.shape[1], device=valid.device) == 0)
                 weight = weight[counted[valid]]
             x = seen.pop("input")[counted]
-            if len(kept) < block.units:
+            if len(kept) < block.units and small is None:
                 x = x[:, columns]
             target = self.targets[block][place]
             sums.add(x, (target - seen["entry"] if "entry" in seen else target)[counted], weight)
@@ -333,6 +336,32 @@ class Streams:
         with answered, watched as seen, suppress(Reached):
             self.calls[place].run(layer, self.pruned_hidden[place])
         return {name: tensor for (_, name), tensor in seen.items()}
+
+    def given(self, layer: "nn.Module", block: Block, place: int, paths: Iterable[str]) -> "dict[str, torch.Tensor]":
+        """What goes into the linear layers at `paths` of `block`, as rows of tokens that count, [tokens, inputs].
+
+        As `through`, else. Where rows are no tokens of the sequence, all count.
+        """
+        import torch
+
+        valid, samples = self.counted(block, place), len(self.parts[self.places[place][0]].indices)
+        seen: dict[str, torch.Tensor] = {}
+
+        def hook(path: str) -> Callable[..., None]:
+            def keep(module: "nn.Module", args: tuple) -> None:
+                rows = rows_in(module, args[0], samples)
+                seen[path] = rows[valid] if rows.shape[:2] == valid.shape else rows.flatten(0, 1)
+
+            return keep
+
+        handles = [layer.get_submodule(path).register_forward_pre_hook(hook(path)) for path in paths]
+        try:
+            with torch.no_grad():
+                self.through(layer, block, place)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return seen
 
     @contextmanager
     def _watched(
