@@ -62,6 +62,7 @@ class Objective(ABC):
 
     per_position: bool = False
     scalable: ClassVar[bool]  # whether a factor on the outputs only makes them more or less sure, as a temperature does
+    learning_rate: ClassVar[float] = 2e-4  # of Adam on `distillation_losses`, in a model of hidden size 384
 
     def losses(
         self, outputs: "torch.Tensor", labels: "torch.Tensor", counted: "torch.Tensor | None" = None
@@ -310,6 +311,7 @@ class Cosine(Objective):
     """
 
     scalable = False
+    learning_rate = 6e-4
 
     def _losses(self, rows: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
         return self._divergences(rows, labels)
@@ -351,6 +353,11 @@ class Joint:
     def scalable(self) -> bool:
         """Whether one factor may scale all outputs."""
         return all(part.scalable for part in self.parts.values())
+
+    @property
+    def learning_rate(self) -> float:
+        """See Objective: that of the slowest part."""
+        return min(part.learning_rate for part in self.parts.values())
 
     def losses(self, outputs: "Tensors", labels: "Tensors", counted: "torch.Tensor | None" = None) -> "torch.Tensor":
         """See Objective; `labels` by the name of the output."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 BATCH = 16
 TOKENS = 8192  # of a batch, padding among them
-RATE, WIDTH = 6e-4, 384  # of Adam, in a model of that hidden size or narrower; wider ones take shorter steps
+WIDTH = 384  # hidden size up to which the objective's learning rate is taken as it is; wider models take shorter steps
 WARM_UP = 0.1  # of the steps
 TEMPERATURE = 2.0  # of objectives that know one
 LONGEST_GRADIENT = 1.0
@@ -66,7 +66,8 @@ def distil(lesson: Lesson, pruned: "PreTrainedModel", plan: Plan, progress: Prog
     student = shrunk(pruned, plan)
     trained = trainable_(student)
     width = int(plan.signature.fixed["hidden_size"])
-    optimiser, rate = torch.optim.Adam(trained.values(), fused=True), RATE * min(1.0, WIDTH / width)
+    rate = lesson.task.objective.learning_rate * min(1.0, WIDTH / width)
+    optimiser = torch.optim.Adam(trained.values(), fused=True)
     saved, steps = Saved(lesson, student, trained, optimiser), lesson.settings.steps
     done, teacher = saved.restore(), Teacher(lesson)
     with progress.track("distilling", steps) as advance:
