@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from prune2deploy.cli_looking import looking_app
 from prune2deploy.cli_server import server_app
 from prune2deploy.console import Commands, RichProgress, guarded, print_json
 from prune2deploy.errors import InputError
@@ -53,6 +54,7 @@ app = typer.Typer(
     help="Prune a fine-tuned Transformer to a measured latency budget and carry it, validated, into production.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
+app.add_typer(looking_app)
 app.add_typer(server_app)
 
 
@@ -362,35 +364,6 @@ def validate(
             typer.echo(f"not checked  {reason}")
     if not result.passed:
         raise typer.Exit(1)
-
-
-@app.command()
-@guarded
-def inspect(
-    what: Annotated[str, typer.Argument(help="A model (directory or hub id), a pruned model, a table, or a package.")],
-    as_json: Json = False,
-) -> None:
-    """Show what a model can be pruned in, or what is in a pruned model, a latency table or a package."""
-    from prune2deploy.inspection import inspect as stage
-
-    found = stage(what, Path.cwd())
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-        return
-    typer.echo("\n".join(found.lines()))
-
-
-@app.command()
-@guarded
-def doctor(as_json: Json = False) -> None:
-    """Say what this machine can do, and what to install for the rest."""
-    from prune2deploy.doctor import examine
-
-    findings = examine()
-    if as_json:
-        print_json(findings.model_dump(mode="json"))
-        return
-    typer.echo("\n".join(findings.lines()))
 
 
 def _print_stages(record: "PrunedRecord") -> None:

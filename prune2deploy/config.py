@@ -19,7 +19,7 @@ else:
 PROJECT_FILE = "prune2deploy.toml"
 LONGEST_WAIT = 10_080.0  # minutes: a week
 Precision = Literal["fp32", "fp16", "bf16"]  # what an engine computes in, but for blocks that are chosen to be in less
-TargetPrecision = Literal["auto", "fp32", "fp16", "bf16", "int8-dynamic", "int8", "int8-weights", "int4-weights"]
+TargetPrecision = Literal["auto", "fp32", "fp16", "bf16", "int8-dynamic", "int8", "int8-weights", "int4-weights", "pwlq4-weights"]
 RuntimeName = Literal["onnxruntime", "openvino", "tensorrt"]
 BackendName = Literal["onnxruntime", "openvino", "tensorrt", "python"]
 SERVED_BY: dict[RuntimeName, tuple[BackendName, ...]] = {  # which backends run what is measured in a runtime
@@ -33,6 +33,8 @@ OWN_PRECISIONS: dict[tuple[str, str], tuple[str, ...]] = {
 BLOCK_PRECISIONS: dict[tuple[str, str], tuple[str, ...]] = {
     ("onnxruntime", "cpu"): ("int8-dynamic", "int8", "int8-weights", "int4-weights"), ("openvino", "cpu"): ("int8",),
 }
+# those that only make the file smaller: nothing is faster, so that a search for latency never takes them
+STORED_PRECISIONS: dict[tuple[str, str], tuple[str, ...]] = {("onnxruntime", "cpu"): ("pwlq4-weights",)}
 
 
 class WorkloadPoint(Record):
@@ -123,7 +125,8 @@ class Target(Record):
         """What `precision` may be, for this runtime on this device."""
         blocks = BLOCK_PRECISIONS.get((self.runtime, self.device), ())
         own = OWN_PRECISIONS[self.runtime, self.device]
-        return ("auto", *own, *blocks) if blocks else own
+        stored = STORED_PRECISIONS.get((self.runtime, self.device), ())
+        return ("auto", *own, *blocks, *stored) if blocks else own
 
     @model_validator(mode="after")
     def _possible(self) -> "Target":

@@ -14,7 +14,7 @@ from prune2deploy.models.checkpoint import PLAN_FILE, load_dense, read_pruned_re
 from prune2deploy.models.family import blocks_of, family_of, layer_of, shape_of_one
 from prune2deploy.models.image_processor import image_shape
 from prune2deploy.models.projection import output_projection
-from prune2deploy.models.signature import signature_of
+from prune2deploy.models.signature import Signature, signature_of
 from prune2deploy.models.surgery import tensors_of
 from prune2deploy.models.table import LatencyTable, read_table
 from prune2deploy.pruning.search.costs import macs_of
@@ -160,17 +160,21 @@ def _of_pruned(directory: Path) -> Inspection:
             "seed": made.seed,
         },
         tables=[
-            _widths(record.plan.widths_by_key(), {key: signature.units(key) for key in signature.blocks}),
+            _widths(record.plan.widths_by_key(), signature, record.plan.precisions),
             Rows(title="stages", columns=["stage", "score", "reconstruction error", "divergence", "kept"], rows=stages),
         ],
     )  # fmt: skip
 
 
-def _widths(kept: Mapping[str, int], units: Mapping[str, int]) -> Rows:
-    rows: list[list[Cell]] = [
-        [key, width, units[key], "gone" if not width else f"{100 * width / units[key]:.0f} %"] for key, width in kept.items()
-    ]
-    return Rows(title="what is kept", columns=["block", "units", "of", ""], rows=rows)
+def _widths(kept: Mapping[str, int], signature: Signature, precisions: Mapping[str, str]) -> Rows:
+    rows: list[list[Cell]] = []
+    for key, width in kept.items():
+        units = signature.units(key)
+        rows.append([key, width, units, f"{100 * width / units:.0f} %" if width else "gone"])
+        rows[-1] += [precisions.get(key, "")] if precisions else []
+    return Rows(
+        title="what is kept", columns=["block", "units", "of", "", *(["in"] if precisions else [])], rows=rows
+    )
 
 
 def _of_table(path: Path) -> Inspection:
@@ -193,14 +197,14 @@ def _curves(table: LatencyTable, index: int) -> Rows:
     point = table.points[index]
     rows: list[list[Cell]] = []
     for name, shape in table.signature.curves.items():
-        curve = point.curve(name)
-        step = max(1, -(-(len(curve.widths) - 1) // (WIDTHS_SHOWN - 1)))
-        some = sorted({*range(0, len(curve.widths), step), len(curve.widths) - 1})
-        said = ", ".join(f"{curve.widths[place]}: {curve.ms[place]:.3g}" for place in some)
         count = sum(table.signature.calls.get(key, 1) for key, of in table.signature.blocks.items() if of == name)
-        rows.append([name, shape.units, count, said])
+        for curve in point.curves[name]:
+            step = max(1, -(-(len(curve.widths) - 1) // (WIDTHS_SHOWN - 1)))
+            some = sorted({*range(0, len(curve.widths), step), len(curve.widths) - 1})
+            said = ", ".join(f"{curve.widths[place]}: {curve.ms[place]:.3g}" for place in some)
+            rows.append([name, curve.precision, shape.units, count, said])
     title = f"{point.point}: dense {point.dense_ms:.3g} ms, without any block {point.fixed_ms:.3g} ms"
-    return Rows(title=title, columns=["curve", "units", "runs", "ms that one run of a block adds, by width"], rows=rows)
+    return Rows(title=title, columns=["curve", "in", "units", "runs", "ms that one run of a block adds, by width"], rows=rows)
 
 
 def _of_package(path: Path) -> Inspection:
@@ -220,7 +224,7 @@ def _of_package(path: Path) -> Inspection:
             manifest.metric_dense.metric: f"{manifest.metric_dense.value:.2f} → {manifest.metric_pruned.value:.2f}",
         },
         tables=[
-            _widths(report.widths, {key: signature.units(key) for key in signature.blocks}),
+            _widths(report.widths, signature, report.precisions),
             Rows(title="checks", columns=["check", "", "detail"], rows=checks),
         ],
     )  # fmt: skip

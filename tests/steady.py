@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from prune2deploy import provenance
 from prune2deploy.cli import app
 from prune2deploy.errors import UnstableMeasurementError
-from prune2deploy.profiling import additivity, stage, sweep
+from prune2deploy.profiling import additivity, sweep
 from prune2deploy.pruning.workbench import Workbench
 from prune2deploy.runtimes import openvino, workload
 from prune2deploy.runtimes.measure import Timing

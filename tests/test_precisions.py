@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from prune2deploy.models.input_rounding import InputRounding, exact_inputs, round_inputs_, rounded
@@ -11,12 +11,11 @@ from prune2deploy.precisions import (
     FORMATS,
     INPUT_STEPS,
     Rounding,
+    grid_of,
     grouped,
     input_grid,
+    levels_of,
     range_of,
-    rounded_weight,
-    scales_of,
-    spread,
 )
 
 RNG = np.random.default_rng(0)
@@ -51,36 +50,68 @@ def test_zero_stays_zero_and_what_is_beyond_the_range_is_cut():
 
 
 @pytest.mark.parametrize("narrow", [False, True])
-@pytest.mark.parametrize("precision", list(FORMATS))
+@pytest.mark.parametrize("precision", [name for name, form in FORMATS.items() if form.pieces == 1])
 def test_weights_lie_on_the_grid(precision, narrow):
     weight = RNG.standard_t(3, (6, 70)).astype(np.float32)
-    scale, form = scales_of(weight, precision, narrow), FORMATS[precision]
-    near = rounded_weight(weight, precision, narrow, scale)
-    whole = near / spread(scale, 70, form.group)
+    grid, form = grid_of(weight, precision, narrow), FORMATS[precision]
+    near = grid.nearest(weight)
+    whole = grouped(near, form.group) / grid.scale[..., None]
     np.testing.assert_allclose(whole, np.rint(whole), atol=1e-4)
     limit = {"int8-dynamic": 63 if narrow else 127, "int8": 63 if narrow else 127, "int8-weights": 127, "int4-weights": 7}
     assert np.abs(whole).max() <= limit[precision] + 1e-4
-    np.testing.assert_array_equal(Rounding(precision, scale).codes(near), np.rint(whole))
-    assert scale.shape == (6, -(-70 // form.group) if form.group else 1)
+    np.testing.assert_array_equal(grouped(grid.codes(near), form.group), np.rint(whole))
+    assert grid.scale.shape == (6, -(-70 // form.group) if form.group else 1)
+    for columns in (slice(0, 1), slice(33, 40), slice(69, 70)):
+        np.testing.assert_array_equal(grid.nearest(weight[:, columns], columns), near[:, columns])
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4-weights"])
-def test_scales_are_no_worse_than_reaching_to_the_largest_weight(precision):
-    weight, form = RNG.standard_t(3, (9, 64)).astype(np.float32), FORMATS[precision]
-    largest = np.abs(grouped(weight, form.group)).max(-1) / form.largest(False)
+def test_grids_are_no_worse_than_reaching_to_the_largest_weight(precision):
+    weight = RNG.standard_t(3, (9, 64)).astype(np.float32)
     error, plain = (
-        np.square(grouped(rounded_weight(weight, precision, False, scale) - weight, form.group)).sum(-1)
-        for scale in (scales_of(weight, precision, False), largest)
+        np.square(grouped(grid.nearest(weight) - weight, grid.format.group)).sum(-1)
+        for grid in (grid_of(weight, precision, False), grid_of(weight, precision, False, (1.0,)))
     )
     assert (error <= plain * (1 + 1e-5)).all()
     if precision == "int4-weights":
         assert error.sum() < 0.9 * plain.sum()
 
 
+def test_two_pieces_have_sixteen_levels_a_row():
+    weight = RNG.standard_t(3, (5, 200)).astype(np.float32)
+    grid = grid_of(weight, "pwlq4-weights", False)
+    near = grid.nearest(weight)
+    levels = levels_of(grid.scale)
+    for row, of_row in zip(near, levels, strict=True):
+        assert set(row) <= set(of_row)
+        assert len(set(of_row)) == 16
+    by_hand = np.abs(weight[:, :, None] - levels[:, None, :]).min(-1)  # the nearest of all levels
+    np.testing.assert_allclose(np.abs(near - weight), by_hand, atol=1e-6)
+    np.testing.assert_array_equal(grid.codes(near), grid.codes(weight))
+    first, last = grid.scale.T
+    assert ((first > 0) & (first < last)).all()
+    steps = np.diff(levels[:, :8], axis=1)
+    np.testing.assert_allclose(steps[:, :3], (first / 4)[:, None].repeat(3, 1), rtol=1e-4)
+    np.testing.assert_allclose(steps[:, 4:], ((last - first) / 4)[:, None].repeat(3, 1), rtol=1e-4)
+
+
+def test_two_pieces_are_nearer_than_one_where_few_weights_are_large():
+    weight = RNG.laplace(size=(8, 384)).astype(np.float32)
+    pieces = np.square(grid_of(weight, "pwlq4-weights", False).nearest(weight) - weight).sum()
+    reach = np.abs(weight).max(1, keepdims=True)
+    best = min(
+        np.square(np.clip(np.rint(weight * 7 / (reach * share)), -7, 7) * reach * share / 7 - weight).sum()
+        for share in np.linspace(1, 0.3, 40)
+    )
+    assert pieces < 0.8 * best
+
+
 def test_rows_of_zeros_and_tiny_numbers():
     for weight in (np.zeros((2, 8)), np.full((2, 8), 1e-30)):
-        assert np.isfinite(scales_of(weight, "int8", False)).all()
-        assert np.abs(rounded_weight(weight, "int8", False) - weight).max() <= 1e-30
+        for precision in FORMATS:
+            grid = grid_of(weight, precision, False)
+            assert np.isfinite(grid.scale).all()
+            assert np.abs(grid.nearest(weight) - weight).max() <= 1e-30
 
 
 def test_a_range_leaves_out_what_is_rare():

@@ -30,6 +30,7 @@ from prune2deploy.repository.triton import BACKENDS
 from prune2deploy.repository.versions import located
 from prune2deploy.runtimes.base import Engine, Runtime, Shapes
 from prune2deploy.runtimes.ort import OnnxRuntime
+from prune2deploy.runtimes.processor_kind import saturates
 from prune2deploy.runtimes.quiet import patient, waiting
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.runtimes.workload import DENSE, time_workload
@@ -106,6 +107,7 @@ def validate(
         checks.append(Check(name="reference outputs", passed=False, detail=detail))
         return Validation(package=str(package), passed=False, checks=checks, not_checked=["latency"])
 
+    checks.extend(saturation_checks(manifest, runtime))
     original = find_original(manifest, project, not_checked)
     if original is not None:
         checks.append(metric_check(manifest, original, engine, progress))
@@ -131,6 +133,19 @@ def validate(
         measured_ms=measured, dense_ms=timings[DENSE].ms if original else None,
         speedup=timings[DENSE].ms / measured if original else None,
     )  # fmt: skip
+
+
+def saturation_checks(manifest: Manifest, runtime: Runtime) -> list[Check]:
+    """Whether products of 8-bit weights come out right on this processor; nothing where there are none."""
+    if not manifest.wide_products:
+        return []
+    wrong = saturates(runtime.device().instructions)
+    detail = (
+        "the weights have 8 bits, and this processor, x86 without VNNI, adds up their products in 16 bits, which saturate: "
+        "answers may be wrong; prune on it, or with a latency table from it (`prune --table`)"
+        if wrong else "this processor adds up products of 8-bit weights exactly"
+    )
+    return [Check(name="products do not saturate", passed=not wrong, detail=detail)]
 
 
 def reference_check(name: str, engine: Engine, references: References, tolerance: float) -> Check:

@@ -38,6 +38,7 @@ from prune2deploy.models.checkpoint import (
 )
 from prune2deploy.models.precisions import export_rounded
 from prune2deploy.models.table import LatencyTable, read_table
+from prune2deploy.precisions import FORMATS
 from prune2deploy.progress import Progress
 from prune2deploy.repository.check import part_checks
 from prune2deploy.repository.manifest import Manifest, entry_name, own_files, shared_files, write_sealed
@@ -56,6 +57,7 @@ from prune2deploy.repository.triton_check import check_entry
 from prune2deploy.repository.versions import adopt, newest_manifest, publish, staging, versions_of
 from prune2deploy.runtimes.base import Arrays, Runtime, Shapes
 from prune2deploy.runtimes.ort import OnnxRuntime
+from prune2deploy.runtimes.processor_kind import saturates
 from prune2deploy.runtimes.quiet import patient
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.runtimes.workload import DENSE, time_workload
@@ -348,6 +350,12 @@ def wall_seconds(record: PrunedRecord, table: LatencyTable | None, start: float)
     return {**seconds, "export": round(time.monotonic() - start, 1)}
 
 
+def wide_products(report: Report) -> bool:
+    """Whether weights of 8 bits are multiplied, and none of 7 as where products saturate."""
+    integers = any(FORMATS[precision].by_integers for precision in report.precisions.values())
+    return integers and not saturates(report.device.instructions)
+
+
 def manifest_of(report: Report, subject: Subject, version: Path, number: int, shared: dict[str, str]) -> Manifest:
     """The manifest of the directory `version`, whose other files are all written; `shared`: what lies beside it."""
     provenance = subject.record.provenance
@@ -361,6 +369,6 @@ def manifest_of(report: Report, subject: Subject, version: Path, number: int, sh
         budget=report.budget, limit_ms=report.limit_ms, dense_ms=report.latency_dense.ms,
         measured_ms=report.latency_pruned.ms, speedup=report.speedup,
         metric_dense=report.metric_dense, metric_pruned=report.metric_pruned, lost=report.lost, checks=report.checks,
-        tolerance=report.numerics.tolerance, versions=report.versions,
+        tolerance=report.numerics.tolerance, wide_products=wide_products(report), versions=report.versions,
         backend=subject.project.backend, files=own_files(version), shared=shared,
     )  # fmt: skip

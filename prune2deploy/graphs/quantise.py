@@ -13,7 +13,7 @@ import numpy as np
 from prune2deploy.errors import CheckFailedError
 from prune2deploy.graphs.files import save_graph
 from prune2deploy.graphs.initializers import Place, places_of
-from prune2deploy.precisions import Rounding, grouped
+from prune2deploy.precisions import Rounding, grouped, level_factors
 
 if TYPE_CHECKING:
     import onnx
@@ -97,6 +97,7 @@ class Quantising:
             raise CheckFailedError(f"{node.name}: its weight lies otherwise than a linear layer's")
         result = node.output[0] if len(node.input) < 3 or not node.input[2] else f"{node.output[0]}_product"
         make = {"dynamic": self._dynamic, "static": self._static, "exact": self._stored}[rounding.format.inputs]
+        make = self._levels if rounding.format.pieces == 2 else make
         make(node, name, weight, rounding, result)
         if result != node.output[0]:
             self._node("Add", [result, node.input[2]], node.output[0])
@@ -141,6 +142,40 @@ class Quantising:
             "MatMulNBits", [node.input[0], stored, scale], result, name=node.name, domain=OWN_DOMAIN, N=len(weight),
             K=weight.shape[1], bits=form.bits, block_size=form.group,
         )  # fmt: skip
+
+    def _levels(self, node: "onnx.NodeProto", name: str, weight: np.ndarray, rounding: Rounding, result: str) -> None:
+        """Numbers of levels, two in a byte, and what they are looked up in: a runtime makes a float32 weight of it at load.
+
+        Level l of a row is a · below[l] + b · above[l], with a and b where its two pieces end.
+        """
+        codes = np.pad(rounding.codes(weight).astype(np.uint8), ((0, 0), (0, weight.shape[1] % 2)))
+        stored = self._add(f"{name}_codes", codes[:, 0::2] | (codes[:, 1::2] << 4))
+        ends = [self._add(f"{name}_end{index}", rounding.scale[:, [index]]) for index in range(2)]
+        factors = [
+            self._add(f"levels_{index}", np.concatenate([each, -each]).astype(np.float32)[None])
+            for index, each in enumerate(level_factors())
+        ]
+        low, four = (self._add(f"levels_{each}", np.uint8(each)) for each in (15, 4))
+        for index in range(2):
+            self._node("Mul", [ends[index], factors[index]], f"{name}_part{index}")
+        self._node("Add", [f"{name}_part0", f"{name}_part1"], f"{name}_levels")
+        self._node("BitwiseAnd", [stored, low], f"{name}_even")
+        self._node("BitShift", [stored, four], f"{name}_odd", direction="RIGHT")
+        axis = self._add("levels_axis", np.array([2], dtype=np.int64))
+        for part in ("even", "odd"):
+            self._node("Unsqueeze", [f"{name}_{part}", axis], f"{name}_{part}_alone")
+        self._node("Concat", [f"{name}_even_alone", f"{name}_odd_alone"], f"{name}_pairs", axis=2)
+        shape = self._add(f"{name}_shape", np.array([len(weight), codes.shape[1]], dtype=np.int64))
+        self._node("Reshape", [f"{name}_pairs", shape], f"{name}_places")
+        self._node("Cast", [f"{name}_places"], f"{name}_indices", to=7)
+        self._node("GatherElements", [f"{name}_levels", f"{name}_indices"], f"{name}_padded", axis=1)
+        start, stop, along = (
+            self._add(f"{name}_{part}", np.array([value], dtype=np.int64))
+            for part, value in (("start", 0), ("stop", weight.shape[1]), ("along", 1))
+        )
+        self._node("Slice", [f"{name}_padded", start, stop, along], f"{name}_rows")
+        self._node("Transpose", [f"{name}_rows"], f"{name}_rounded", perm=[1, 0])
+        self._node("MatMul", [node.input[0], f"{name}_rounded"], result, name=node.name)
 
     def _codes(self, name: str, weight: np.ndarray, rounding: Rounding) -> tuple[str, str]:
         """The initializers of the whole numbers, [inputs, outputs], and of the scale of each output."""

@@ -75,10 +75,10 @@ def read_roundings(
     for path, precision in precisions.items():
         scale, limits = arrays[f"{path}.scale"].astype(np.float32), arrays[f"{path}.inputs"]
         outputs, inputs = shapes[path]
-        group = FORMATS[precision].group if precision in FORMATS else 0
-        groups = -(-inputs // group) if group else 1
+        form = FORMATS.get(precision)
+        groups = 0 if form is None else 2 if form.pieces == 2 else -(-inputs // form.group) if form.group else 1
         sane = scale.shape == (outputs, groups) and limits.shape == (2,) and np.isfinite(limits).all()
-        if precision not in FORMATS or not sane or not (np.isfinite(scale).all() and (scale > 0).all()):
+        if form is None or not sane or not (np.isfinite(scale).all() and (scale > 0).all()):
             raise InputError(f"{file}: {path} is not rounded as {precision} is: make it again with `prune2deploy prune`")
         found[path] = Rounding(precision, scale, float(limits[0]), float(limits[1]))
     return found

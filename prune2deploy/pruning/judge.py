@@ -16,6 +16,7 @@ from prune2deploy.pruning.methods.method import State
 from prune2deploy.pruning.statistics.calibrate import not_finite
 from prune2deploy.pruning.statistics.reconstruction_error import Reconstruction
 from prune2deploy.tasks.base import Samples, Task
+from prune2deploy.tasks.by_class import ByClass
 from prune2deploy.tasks.objectives import Outputs
 from prune2deploy.tasks.paired import loss_between
 from prune2deploy.tasks.predict import finite, labels_of, metric_of, outputs_of, score_of, torch_run
@@ -36,7 +37,8 @@ class Stages:
         self.task, self.evaluation, self.held_out, self.progress = task, evaluation, held_out, progress
         run = finite(torch_run(dense, task), InputError(not_finite(task)))
         self.labels = labels_of(run, task, evaluation)
-        self.metric = metric_of(run, task, evaluation, self.labels)
+        self.classes = ByClass(task)
+        self.metric = metric_of(run, task, evaluation, self.labels, self.classes)
         self.held_out_outputs = outputs_of(run, task, held_out)
         self.reconstruction = Reconstruction(dense, held_out)
         self.results: list[StageResult] = []
@@ -69,7 +71,8 @@ class Stages:
             outputs = outputs_of(run, self.task, self.held_out)
             scale, divergence = best_scale(self.task, outputs, self.held_out_outputs)
             scale_logits_(state.model, scale)
-            metric = metric_of(run, self.task, self.evaluation, self.labels)
+            classes = ByClass(self.task)
+            metric = metric_of(run, self.task, self.evaluation, self.labels, classes)
             error = self.reconstruction.error(state.model)
             if not np.isfinite([divergence, error]).all():
                 raise CheckFailedError(f"{stage} broke the model: it is not finite how far it is from the dense one")
@@ -77,7 +80,7 @@ class Stages:
             advance()
         score, lost = score_of(metric, self.evaluation), loss_between(self.metric, metric)
         kept = asked_for or divergence <= self.best * (1 + ROUNDING)
-        notes = list(state.notes)
+        notes = [*state.notes, *(str(change) for change in classes.against(self.classes) if change.collapsed)]
         if kept:
             self.best = divergence
         else:

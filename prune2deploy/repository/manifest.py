@@ -81,6 +81,7 @@ class Manifest(Sealed):
     lost: LossRecord | None = None
     checks: list[Check]
     tolerance: float
+    wide_products: bool = Field(False, description="whether 8-bit weights are multiplied that saturate on x86 without VNNI")
     versions: dict[str, str]
     layout: Literal["triton", "sentence-transformers"] = "triton"
 

@@ -323,6 +323,14 @@ class Task(ABC):
         """The names of the outputs, for the server's label file; empty where outputs have no names."""
         return []
 
+    def classes(self) -> list[str]:
+        """The names of the classes that answers fall into, one by one; empty where they are none."""
+        return []
+
+    def answered(self, said: Arrays, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
+        """Of a batch, [3, classes]: right answers, answers, and how often each class is right; of tasks with `classes`."""
+        raise NotImplementedError
+
     @abstractmethod
     def raw(self, count: int) -> dict[str, list[bytes]]:
         """The first `count` of what clients send, of the evaluation split, by the name of the served input."""

@@ -98,6 +98,14 @@ class Classification(FromRows):
 
         return run
 
+    def classes(self) -> list[str]:
+        """See Task."""
+        return class_names(self.config)
+
+    def answered(self, said: Arrays, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
+        """See Task."""
+        return counts_of(said[LOGITS].argmax(-1), labels, self.config.num_labels)
+
     def in_order(self, answer: list[Any]) -> np.ndarray:
         """What a pipeline answers to one sample, a score for each label, as the logits [classes]."""
         rows = answer[0] if isinstance(answer[0], list) else answer

@@ -169,6 +169,11 @@ class MultiLabel(TextClassification):
 
         return run
 
+    def answered(self, said: Arrays, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
+        """See Task."""
+        given, right = said[LOGITS] >= logit(self.threshold), labels > 0.5
+        return np.stack([(given & right).sum(0), given.sum(0), right.sum(0)]).astype(float)
+
     def write_answering(self, directory: Path) -> None:
         """See Task: the names, and the threshold."""
         super().write_answering(directory)

@@ -7,6 +7,7 @@ import numpy as np
 
 from prune2deploy.errors import Prune2DeployError
 from prune2deploy.tasks.base import Arrays, Labels, Run, Samples, Score, Task, tensors
+from prune2deploy.tasks.by_class import ByClass
 from prune2deploy.tasks.metrics import Metric
 from prune2deploy.tasks.objectives import IGNORED, Outputs
 
@@ -83,7 +84,9 @@ def own_labels(task: Task, said: Arrays, counted: np.ndarray | None) -> np.ndarr
     return labels
 
 
-def metric_of(run: Run, task: Task, samples: Samples, labels: Labels) -> Metric:
+def metric_of(
+    run: Run, task: Task, samples: Samples, labels: Labels, by_class: ByClass | None = None
+) -> Metric:
     """The task metric of `run` over `samples`, batch by batch, so that no outputs are kept.
 
     Two metrics of the same samples have the same order, so that they can be compared sample by sample.
@@ -93,11 +96,15 @@ def metric_of(run: Run, task: Task, samples: Samples, labels: Labels) -> Metric:
         task: what the samples are of.
         samples: with labels of their own, which are right then, or without.
         labels: what is right where they have none (see `labels_of`).
+        by_class: told of every batch, too.
     """
     metric = task.metric(samples)
     for indices, batch in samples.batches(BATCH):
         right = batch.labels if batch.labels is not None else np.stack([labels[index] for index in indices])
-        metric.update(run(batch.inputs), right, batch.valid, indices)
+        said = run(batch.inputs)
+        metric.update(said, right, batch.valid, indices)
+        if by_class is not None:
+            by_class.update(said, right, batch.valid)
     return metric
 
 

@@ -152,6 +152,15 @@ class TokenClassification(FromTexts):
 
         return run
 
+    def classes(self) -> list[str]:
+        """See Task: labels of tokens."""
+        return class_names(self.config)
+
+    def answered(self, said: Arrays, labels: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
+        """See Task."""
+        there = labels != IGNORED if counted is None else counted & (labels != IGNORED)
+        return counts_of(said[LOGITS].argmax(-1)[there], labels[there], self.config.num_labels)
+
     def label_names(self) -> list[str]:
         """See Task."""
         return label_lines(self.config, self.model_dir)

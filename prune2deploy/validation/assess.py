@@ -10,12 +10,14 @@ import numpy as np
 
 from prune2deploy.budget import Budget
 from prune2deploy.config import Precision, Project, Target, WorkloadPoint
-from prune2deploy.graphs.files import bytes_of
+from prune2deploy.graphs.files import bytes_of, copy_graph, remove_graph
+from prune2deploy.graphs.onnx_model import exported_form
 from prune2deploy.graphs.onnx_nodes import modules_of
 from prune2deploy.models.checkpoint import PrunedRecord
 from prune2deploy.models.family import blocks_of
 from prune2deploy.models.layer_times import block_ms
 from prune2deploy.models.plan import Plan
+from prune2deploy.models.precisions import quantise_for_timing
 from prune2deploy.models.table import LatencyTable
 from prune2deploy.precisions import FORMATS
 from prune2deploy.progress import Progress
@@ -24,11 +26,13 @@ from prune2deploy.runtimes.base import Arrays, Engine, Runtime
 from prune2deploy.runtimes.ort import OnnxRuntime
 from prune2deploy.runtimes.workload import DENSE, WorkloadTiming, time_workload
 from prune2deploy.tasks.base import Samples, Score, Task
+from prune2deploy.tasks.by_class import ByClass
 from prune2deploy.tasks.objectives import Outputs, difference_of, largest_of
 from prune2deploy.tasks.paired import Loss, loss_between
 from prune2deploy.tasks.predict import labels_of, metric_of, outputs_of, score_of, torch_run
 from prune2deploy.validation.record import (
     Check,
+    ClassRecord,
     EngineLatency,
     LossRecord,
     MetricRecord,
@@ -81,21 +85,23 @@ def assess(subject: Subject, runtime: Runtime, seconds: dict[str, float], progre
     numerics, numeric_checks = compare_outputs(subject, engines[PRUNED], evaluation)
     with progress.track("scoring both engines", 2) as advance:
         labels = labels_of(engines[DENSE].run, subject.task, evaluation)
-        metrics = {}
+        metrics, classes = {}, {name: ByClass(subject.task) for name in engines}
         for name, engine in engines.items():
-            metrics[name] = metric_of(engine.run, subject.task, evaluation, labels)
+            metrics[name] = metric_of(engine.run, subject.task, evaluation, labels, classes[name])
             advance()
     scores = {name: score_of(metric, evaluation) for name, metric in metrics.items()}
     lost = loss_between(metrics[DENSE], metrics[PRUNED])
     workload = workload_of(subject.project, subject.task, evaluation)
     # a session that has run other shapes stays up to 3 % slower: what is timed, here as in `prune`, has run nothing yet
     engines = engines_of(subject, runtime)
-    timings = time_workload(engines, workload, progress, "measuring dense and pruned", ROUNDS)
+    in_less = dense_in_less(subject, runtime)
+    timings = time_workload({**engines, **in_less}, workload, progress, "measuring dense and pruned", ROUNDS)
 
     record, provenance = subject.record, subject.record.provenance
     limit = subject.budget.limit_ms(timings[DENSE].ms) if subject.budget.timed else None
     checks = [*numeric_checks, *budget_checks(subject.budget, limit, timings, provenance.device)]
-    warnings = []
+    changed = classes[PRUNED].against(classes[DENSE])
+    warnings = [str(change) for change in changed if change.collapsed]
     if subject.max_loss is not None:
         checks.append(loss_check(scores[DENSE], scores[PRUNED], lost, subject.max_loss))
         if doubt := lost.doubt(subject.max_loss):
@@ -112,12 +118,14 @@ def assess(subject: Subject, runtime: Runtime, seconds: dict[str, float], progre
         source=provenance.source, task=provenance.task, data=subject.project.data.path, method=provenance.method,
         budget=subject.budget, limit_ms=limit, checks=checks, warnings=warnings,
         signature=record.plan.signature,
-        widths=record.plan.widths_by_key(),
+        widths=record.plan.widths_by_key(), precisions=record.plan.precisions,
         parameters_dense=_parameters(subject.dense), parameters_pruned=_parameters(subject.pruned),
         onnx_bytes_dense=bytes_of(subject.dense_onnx), onnx_bytes_pruned=bytes_of(subject.pruned_onnx),
         fused=subject.fused, numerics=numerics,
         metric_dense=metric_record(scores[DENSE]), metric_pruned=metric_record(scores[PRUNED]),
         lost=LossRecord(points=lost.points, standard_error=lost.standard_error),
+        classes=[ClassRecord(name=c.name, n=c.n, dense=c.before, pruned=c.after) for c in changed],
+        dense_in_less={name: timings[name].ms for name in in_less},
         latency_dense=latency_record(subject.project, timings[DENSE]),
         latency_pruned=latency_record(subject.project, timings[PRUNED]),
         speedup=timings[DENSE].ms / timings[PRUNED].ms, predicted_ms=predicted,
@@ -145,6 +153,29 @@ def where_time_goes(subject: Subject, engine: Engine, inputs: Arrays) -> dict[st
 def engines_of(subject: Subject, runtime: Runtime) -> dict[str, Engine]:
     """The dense engine and the pruned one, as a server loads it; neither has run anything."""
     return {DENSE: runtime.build(subject.dense_onnx), PRUNED: runtime.load(subject.artifact)}
+
+
+def dense_in_less(subject: Subject, runtime: Runtime) -> dict[str, Engine]:
+    """The dense model with every block in a lower precision that the latency table has, by its name: for its time alone."""
+    table, blocks = subject.table, blocks_of(subject.dense)
+    everything = {block: range(block.units) for block in blocks}
+    found: dict[str, Engine] = {}
+    if table is None:
+        return found
+    for precision in lower_precisions(table):
+        offered = {block.key: precision for block in blocks if precision in table.lower_precisions(block.curve)}
+        plan = Plan.of(subject.record.plan.signature, everything, offered)
+        graph = subject.project.state / f"dense-{precision}.onnx"
+        copy_graph(subject.dense_onnx, graph)
+        quantise_for_timing(graph, exported_form(subject.dense, subject.task), plan, blocks, runtime.narrow)
+        found[precision] = runtime.build(graph)
+        remove_graph(graph)
+    return found
+
+
+def lower_precisions(table: LatencyTable) -> list[str]:
+    """What blocks of any kind were measured in beside the engine's own precision."""
+    return list(dict.fromkeys(lower for curve in table.signature.curves for lower in table.lower_precisions(curve)))
 
 
 def workload_of(project: Project, task: Task, samples: Samples) -> list[tuple[WorkloadPoint, Arrays]]:

@@ -71,20 +71,25 @@ def widths(report: Report) -> "Figure | None":
         kept = [key for key in report.widths if report.signature.curves[report.signature.blocks[key]].kind == kind]
         rows = [names.index(key.rpartition(".")[0]) for key in kept]
         _width_bars(
-            axes, kind, rows, [report.widths[key] for key in kept], [report.signature.units(key) for key in kept]
+            axes, kind, rows, [report.widths[key] for key in kept], [report.signature.units(key) for key in kept],
+            [report.precisions.get(key, "") for key in kept],
         )
     panels[0].set_yticks(range(layers), [f"layer {name}" for name in names])
     panels[0].set_ylim(layers - 0.4, -0.6)
     return figure
 
 
-def _width_bars(axes: "Axes", kind: str, rows: list[int], kept: list[int], dense: list[int]) -> None:
+def _width_bars(
+    axes: "Axes", kind: str, rows: list[int], kept: list[int], dense: list[int], precisions: list[str]
+) -> None:
     axes.barh(rows, [1.0] * len(kept), color=GHOST, height=0.72)
     shares = [width / units for width, units in zip(kept, dense, strict=True)]
     axes.barh(rows, shares, color=COLOURS.get(kind, OTHER_COLOUR), height=0.72)
-    for row, width in zip(rows, kept, strict=True):
+    for row, width, share, precision in zip(rows, kept, shares, precisions, strict=True):
         if width:
-            axes.text(1.03, row, str(width), va="center_baseline")
+            axes.text(1.03, row, f"{width} {precision}".strip(), va="center_baseline")
+            if precision:  # a lighter bar, so that what is in less is seen at a glance
+                axes.barh(row, share, color="white", alpha=0.45, height=0.72)
             continue
         axes.barh(row, 1.0, height=0.72, color="white", edgecolor=LIMIT, linestyle="--", hatch="////", alpha=0.55)
         axes.text(
@@ -94,7 +99,7 @@ def _width_bars(axes: "Axes", kind: str, rows: list[int], kept: list[int], dense
         axes.text(1.03, row, "0", va="center_baseline", color=LIMIT, weight="bold")
     of = str(dense[0]) if len(set(dense)) == 1 else f"{min(dense)} to {max(dense)}"
     axes.set_title(f"{_title(kind)}: {UNITS.get(kind, 'units')} kept of {of}")
-    axes.set_xlim(0, 1.22)
+    axes.set_xlim(0, 1.85 if any(precisions) else 1.22)
     axes.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)

@@ -55,6 +55,15 @@ class LossRecord(Record):
     standard_error: float
 
 
+class ClassRecord(Record):
+    """F1 of one class, in points; `n`: how often it is right."""
+
+    name: str
+    n: int
+    dense: float
+    pruned: float
+
+
 class Numerics(Record):
     """Logits on real samples. `onnx_*`: the exported graph against PyTorch; `dense_*`: pruned against dense."""
 
@@ -84,6 +93,7 @@ class Report(Record):
     warnings: list[str] = Field(default_factory=list, description="checks that were decided by less than a standard error")
     signature: Signature
     widths: dict[str, int] = Field(description="kept units of every block, in forward order")
+    precisions: dict[str, str] = Field(default_factory=dict, description="of blocks that are not in the engine's own")
     parameters_dense: int
     parameters_pruned: int
     onnx_bytes_dense: int
@@ -93,9 +103,13 @@ class Report(Record):
     metric_dense: MetricRecord
     metric_pruned: MetricRecord
     lost: LossRecord | None = Field(None, description="None in reports of before it was measured")
+    classes: list[ClassRecord] = Field(default_factory=list, description="of tasks that have any")
     latency_dense: EngineLatency
     latency_pruned: EngineLatency
     speedup: float = Field(description="dense over pruned, from one interleaved run")
+    dense_in_less: dict[str, float] = Field(
+        default_factory=dict, description="milliseconds of the dense model with all blocks in a lower precision, same run"
+    )
     predicted_ms: float | None = Field(None, description="by the table, scaled to the dense latency of this run")
     prediction_error: float | None = None
     stages: list[StageResult]

@@ -17,7 +17,7 @@ from prune2deploy.models.input_rounding import round_inputs_
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.precisions import INSIDE, export_rounded, paths_in_less
 from prune2deploy.models.surgery import shrunk
-from prune2deploy.precisions import FORMATS, Rounding, rounded_weight, scales_of
+from prune2deploy.precisions import FORMATS, Rounding, grid_of
 from prune2deploy.runtimes.registry import runtime_for
 from prune2deploy.tasks.predict import torch_run
 
@@ -33,11 +33,9 @@ def in_less(case, precisions):
     for path, precision in paths_in_less(model, plan, blocks_of(case.model)).items():
         module = model.get_submodule(path)
         weight = module.weight.numpy()
-        scale = scales_of(weight, precision, narrow=False)
-        module.weight = torch.nn.Parameter(
-            torch.from_numpy(rounded_weight(weight, precision, False, scale)).float(), requires_grad=False
-        )
-        roundings[path] = Rounding(precision, scale, *(RANGE if FORMATS[precision].inputs == "static" else (0.0, 0.0)))
+        grid = grid_of(weight, precision, narrow=False)
+        module.weight = torch.nn.Parameter(torch.from_numpy(grid.nearest(weight)).float(), requires_grad=False)
+        roundings[path] = Rounding(precision, grid.scale, *(RANGE if grid.format.inputs == "static" else (0.0, 0.0)))
     round_inputs_(model, roundings)
     return model, roundings
 
@@ -59,7 +57,7 @@ def test_the_graph_computes_what_pytorch_does(case, tmp_path, precision):
 
 
 def test_blocks_of_different_precisions_in_one_graph(case, tmp_path):
-    precisions = {key: list(FORMATS)[index % 4] for index, key in enumerate(keys_of(case)) if index % 5}
+    precisions = {key: list(FORMATS)[index % 5] for index, key in enumerate(keys_of(case)) if index % 6}
     model, roundings = in_less(case, precisions)
     export_rounded(model, case.task, roundings, tmp_path / "model.onnx")
     kinds = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
@@ -89,7 +87,7 @@ def test_a_layer_that_is_not_in_the_graph_is_told(case, tmp_path):
     path = next(iter(in_less(case, {keys_of(case)[0]: "int8"})[1]))
     with torch.no_grad():
         other.get_submodule(path).weight.mul_(1.5)
-    rounding = Rounding("int8", scales_of(other.get_submodule(path).weight.numpy(), "int8", False), *RANGE)
+    rounding = grid_of(other.get_submodule(path).weight.numpy(), "int8", False)
     with pytest.raises(CheckFailedError, match=f"the weight of {INSIDE}{path} was not found"):
         quantise(
             tmp_path / "model.onnx", exported_form(other, case.task), {INSIDE + path: rounding}, tmp_path / "out.onnx"

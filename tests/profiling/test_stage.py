@@ -7,7 +7,7 @@ import pytest
 
 from prune2deploy.errors import InputError, UnstableMeasurementError
 from prune2deploy.models.table import read_table
-from prune2deploy.profiling import additivity, stacks, stage, sweep
+from prune2deploy.profiling import additivity, stacks, sweep
 from prune2deploy.profiling.stage import profile
 from prune2deploy.runtimes.measure import Timing
 from prune2deploy.runtimes.ort import OnnxRuntime, OrtEngine

@@ -17,7 +17,7 @@ from prune2deploy.models.input_rounding import round_inputs_
 from prune2deploy.models.plan import Plan
 from prune2deploy.models.projection import linears_of, output_projection
 from prune2deploy.models.surgery import shrunk_layer, write_back_
-from prune2deploy.precisions import FORMATS, Rounding, range_of, scales_of, spread
+from prune2deploy.precisions import Rounding, grid_of, range_of
 from prune2deploy.pruning.recovery.refit import fit_columns
 from prune2deploy.pruning.statistics.linear_algebra import add_square_, inverse_, mirror_
 from prune2deploy.pruning.statistics.streams import Streams
@@ -106,42 +106,38 @@ def _round_(
     """Round the weight of `module`, in place. `moment`: of its inputs, spoilt; `limits`: of their range."""
     import torch
 
-    scale = scales_of(module.weight.detach().cpu().numpy(), precision, narrow)
-    weight = second_order(module.weight.detach().double().cpu(), moment.cpu(), scale, precision, narrow)
-    module.weight = torch.nn.Parameter(weight.to(module.weight), requires_grad=False)
-    return Rounding(precision, scale, *(limits if FORMATS[precision].inputs == "static" else (0.0, 0.0)))
+    weight = module.weight.detach().cpu().numpy()
+    grid = grid_of(weight, precision, narrow)
+    rounded = second_order(weight, moment.cpu(), grid)
+    module.weight = torch.nn.Parameter(torch.from_numpy(rounded).to(module.weight), requires_grad=False)
+    low, high = limits if grid.format.inputs == "static" else (0.0, 0.0)
+    return Rounding(precision, grid.scale, low, high, narrow)
 
 
-def second_order(
-    weight: "torch.Tensor", moment: "torch.Tensor", scale: np.ndarray, precision: str, narrow: bool
-) -> "torch.Tensor":
-    """`weight` on the grid of `scale`, so that Σ ‖(W − Ŵ) x‖² is small (GPTQ, Frantar et al. 2023, algorithm 1).
+def second_order(weight: np.ndarray, moment: "torch.Tensor", grid: Rounding) -> np.ndarray:
+    """`weight` on `grid`, so that Σ ‖(W − Ŵ) x‖² is small (GPTQ, Frantar et al. 2023, algorithm 1).
 
     Args:
-        weight: [outputs, inputs] float64; left as it is.
+        weight: [outputs, inputs]; left as it is.
         moment: [inputs, inputs] float64, of the inputs, up to a factor; spoilt.
-        scale: [outputs, groups].
-        precision: see `FORMATS`.
-        narrow: see `precisions.Format`.
+        grid: see above.
     """
     import torch
 
-    form = FORMATS[precision]
-    largest, inputs = form.largest(narrow), weight.shape[1]
-    steps = torch.from_numpy(spread(scale, inputs, form.group)).double().expand(weight.shape)
+    inputs = weight.shape[1]
     moment.diagonal().add_(max(DAMPING * float(moment.trace()) / inputs, 1e-12))
-    factor = torch.linalg.cholesky(inverse_(moment), upper=True)
-    left, done = weight.clone(), torch.empty_like(weight)
+    factor = torch.linalg.cholesky(inverse_(moment), upper=True).numpy()
+    left, done = weight.astype(np.float64), np.empty(weight.shape)
     for start in range(0, inputs, COLUMNS):
         stop = min(start + COLUMNS, inputs)
-        errors = torch.empty(len(weight), stop - start, dtype=weight.dtype)
+        errors = np.empty((len(weight), stop - start))
         for column in range(start, stop):
-            step = steps[:, column]
-            done[:, column] = (left[:, column] / step).round().clamp(-largest, largest) * step
-            error = (left[:, column] - done[:, column]) / factor[column, column]
-            left[:, column:stop].sub_(torch.outer(error, factor[column, column:stop]))
-            errors[:, column - start] = error
-        left[:, stop:].sub_(errors @ factor[start:stop, stop:])
+            one = slice(column, column + 1)
+            done[:, one] = grid.nearest(left[:, one], one)
+            error = (left[:, one] - done[:, one]) / factor[column, column]
+            left[:, column:stop] -= error * factor[column, column:stop]
+            errors[:, column - start] = error[:, 0]
+        left[:, stop:] -= errors @ factor[start:stop, stop:]
     return done
 
 

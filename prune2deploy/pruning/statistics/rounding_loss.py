@@ -15,7 +15,7 @@ from prune2deploy.models.block import Block
 from prune2deploy.models.capture import LayerCall, Reached, in_layer, passing, visits_of
 from prune2deploy.models.input_rounding import round_inputs_
 from prune2deploy.models.projection import linears_of, rows_in, rows_out
-from prune2deploy.precisions import Rounding, range_of, rounded_weight, scales_of
+from prune2deploy.precisions import Rounding, grid_of, range_of
 from prune2deploy.pruning.statistics.calibrate import Calibration
 from prune2deploy.pruning.statistics.moments import BlockMoments, passes
 
@@ -80,7 +80,8 @@ def coarse_losses(
     for block in calibration.blocks:
         layers = linears_of(calibration.model.get_submodule(block.root), block)
         for precision in precisions if layers else ():
-            errors = [weight - rounded_weight(weight, precision, narrow) for weight in map(_weight_of, layers.values())]
+            weights = map(_weight_of, layers.values())
+            errors = [weight - grid_of(weight, precision, narrow).nearest(weight) for weight in weights]
             found[block, precision] = 0.5 * curvatures[block] * sum(float(np.square(error).sum()) for error in errors)
     return found
 
@@ -106,9 +107,9 @@ def rounded_layer(
     roundings = {}
     for path, module in linears_of(copied, block).items():
         weight = _weight_of(module)
-        scale = scales_of(weight, precision, narrow)
-        roundings[path] = Rounding(precision, scale, *range_of(given[path].cpu().numpy()))
-        near = torch.from_numpy(rounded_weight(weight, precision, narrow, scale))
+        grid = grid_of(weight, precision, narrow)
+        roundings[path] = Rounding(precision, grid.scale, *range_of(given[path].cpu().numpy()), narrow)
+        near = torch.from_numpy(grid.nearest(weight))
         module.weight = torch.nn.Parameter(near.to(module.weight), requires_grad=False)
     round_inputs_(copied, roundings)
     return copied
