@@ -6,6 +6,7 @@ For `pytest_plugins = ("answers",)`.
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ import exports
 import heads
 import pytest
 import tritonserver
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from steady import answer, cli, install
 
 from prune2deploy.config import load_project
@@ -26,13 +27,16 @@ FORCED = ("masked-lm", "question-answering")  # of a random model, answers are n
 def answering(tmp_path_factory):
     """By the name of the head: its project, its pruned model, and what the commands said; and the repository of them all."""
     origin = Path(os.environ[exports.FOLDER]) / "answers"
-    with FileLock(origin.with_suffix(".lock")):
-        if not (origin / "said.json").exists():
-            shutil.rmtree(origin, ignore_errors=True)
-            said = {task: made(task, origin / task, origin / "models") for task in heads.HEADS}
-            (origin / "said.json").write_text(json.dumps(said), encoding="utf-8")
+    origin.mkdir(exist_ok=True)
+    for wait in (0, -1):  # first what no other process is at, then whatever it was at
+        for task in heads.HEADS:
+            with suppress(Timeout), FileLock(origin / f"{task}.lock", timeout=wait):
+                if not (origin / f"{task}.json").exists():
+                    shutil.rmtree(origin / task, ignore_errors=True)
+                    said = made(task, origin / task, origin / "models")
+                    (origin / f"{task}.json").write_text(json.dumps(said), encoding="utf-8")
     root = shutil.copytree(origin, tmp_path_factory.mktemp("answering") / "all")
-    said = json.loads((root / "said.json").read_text(encoding="utf-8"))
+    said = {task: json.loads((root / f"{task}.json").read_text(encoding="utf-8")) for task in heads.HEADS}
     of = {
         task: SimpleNamespace(
             project=load_project(root / task / "prune2deploy.toml"), pruned=load(root / task / "pruned"), said=said[task]

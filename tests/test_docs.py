@@ -1,5 +1,6 @@
 """What README and docs tell people to type is what the command line takes."""
 
+import functools
 import re
 import shlex
 from pathlib import Path
@@ -38,9 +39,15 @@ def span_commands(text):
     return [shlex.split(span.split("prune2deploy ", 1)[1]) for span in spans(text) if "prune2deploy " in span]
 
 
+@functools.cache
+def whole():
+    """The command line, all of it."""
+    return typer.main.get_command(app)
+
+
 def command_of(arguments):
     """The command that `arguments` name, and what is left for it; None where they name none."""
-    command, rest = typer.main.get_command(app), list(arguments)
+    command, rest = whole(), list(arguments)
     while hasattr(command, "commands"):
         if not rest or rest[0] not in command.commands:
             return None, rest
@@ -83,15 +90,16 @@ def test_every_command_line_is_one_that_we_take(arguments):
 def test_every_option_that_is_named_is_there(document):
     text = document.read_text(encoding="utf-8")
     lines = [line.removeprefix("prune2deploy ") for block in FENCED.findall(text) for line in block.splitlines()]
+    every = options_of(whole())
     for said in [*lines, *spans(text)]:
         words = said.split()
         if not words or words[0] in OTHER_PROGRAMS:
             continue
         code = said.partition("#")[0]
         command, _ = command_of(code.split())
-        taken = options_of(command or typer.main.get_command(app))
+        taken = options_of(command or whole())
         assert set(OPTION.findall(code)) - OF_OTHERS <= taken, said
-        assert set(OPTION.findall(said)) - OF_OTHERS <= options_of(typer.main.get_command(app)), said
+        assert set(OPTION.findall(said)) - OF_OTHERS <= every, said
 
 
 @pytest.mark.parametrize("wrong", [["prune", "--latency", "5"], ["export", "--pick"], ["client", "localhost:8000"]])

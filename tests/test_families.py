@@ -26,6 +26,7 @@ from prune2deploy.models.plan import Plan
 from prune2deploy.models.projection import as_rows, output_projection, rows_in, rows_out
 from prune2deploy.models.signature import signature_of
 from prune2deploy.models.surgery import mask_, running_shrunk, shrunk
+from prune2deploy.profiling import stacks
 from prune2deploy.profiling.stacks import Stacks
 from prune2deploy.profiling.sweep import Sweep
 from prune2deploy.progress import Progress
@@ -284,6 +285,7 @@ def test_the_whole_way(family, folder, tmp_path, monkeypatch):
     clock = install(monkeypatch)
     few = lambda sweep, point: sorted({0, sweep.units // 2, sweep.units})  # noqa: E731 (every width is an export)
     monkeypatch.setattr(Sweep, "_grid", few)
+    monkeypatch.setattr(stacks, "LAYERS", 1)
     monkeypatch.chdir(tmp_path)
     points = ["--batch", 2, *(["--seq-len", 8] if structures.is_text(family) else [])]
     model, data = folder / "model", folder / "data"

@@ -84,14 +84,14 @@ def polling(needs_server, tmp_path):
 
 
 @pytest.mark.slow
-def test_twenty_versions_under_load(polling, tmp_path):
+def test_ten_versions_under_load(polling, tmp_path):
     repository = tmp_path / "models"
     with Load(polling.url) as load:
-        for _ in range(20):
+        for _ in range(10):
             until_served(load, packages.release(repository, "sums", keep=1))
     assert load.wrong == []
-    assert load.versions == set(range(1, 22))
-    assert versions_of(repository / "sums") == [20, 21]
+    assert load.versions == set(range(1, 12))
+    assert versions_of(repository / "sums") == [10, 11]
 
 
 def test_rollback_under_load(polling, tmp_path):
