@@ -19,7 +19,9 @@ else:
 PROJECT_FILE = "prune2deploy.toml"
 LONGEST_WAIT = 10_080.0  # minutes: a week
 Precision = Literal["fp32", "fp16", "bf16"]  # what an engine computes in, but for blocks that are chosen to be in less
-TargetPrecision = Literal["auto", "fp32", "fp16", "bf16", "int8-dynamic", "int8", "int8-weights", "int4-weights", "pwlq4-weights"]
+TargetPrecision = Literal[
+    "auto", "fp32", "fp16", "bf16", "int8-dynamic", "int8", "int8-weights", "int4-weights", "pwlq4-weights"
+]
 RuntimeName = Literal["onnxruntime", "openvino", "tensorrt"]
 BackendName = Literal["onnxruntime", "openvino", "tensorrt", "python"]
 SERVED_BY: dict[RuntimeName, tuple[BackendName, ...]] = {  # which backends run what is measured in a runtime
@@ -135,7 +137,10 @@ class Target(Record):
         if self.runtime == "openvino" and self.device != "cpu":
             raise ValueError('runtime = "openvino" needs device = "cpu"')
         if self.precision not in (known := self.precisions):
-            raise ValueError(f'{self.runtime} on a {self.device} takes precision = {" or ".join(known)}')
+            raise ValueError(
+                f'precision = "{self.precision}" is not to be had in {self.runtime} on a {self.device}: choose '
+                f"{', '.join(known[:-1])} or {known[-1]}"
+            )
         if self.cuda_graphs and (self.runtime, self.device) != ("onnxruntime", "gpu"):
             raise ValueError('cuda_graphs is for device = "gpu" with runtime = "onnxruntime" (TensorRT needs no telling)')
         return self

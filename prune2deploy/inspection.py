@@ -204,7 +204,8 @@ def _curves(table: LatencyTable, index: int) -> Rows:
             said = ", ".join(f"{curve.widths[place]}: {curve.ms[place]:.3g}" for place in some)
             rows.append([name, curve.precision, shape.units, count, said])
     title = f"{point.point}: dense {point.dense_ms:.3g} ms, without any block {point.fixed_ms:.3g} ms"
-    return Rows(title=title, columns=["curve", "in", "units", "runs", "ms that one run of a block adds, by width"], rows=rows)
+    columns = ["curve", "in", "units", "runs", "ms that one run of a block adds, by width"]
+    return Rows(title=title, columns=columns, rows=rows)
 
 
 def _of_package(path: Path) -> Inspection:

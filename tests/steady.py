@@ -62,7 +62,8 @@ class Steady:
 
     def begin(self, path):
         graph = path if path.suffix == ".onnx" else path.parent / "onnx" / "model.onnx"
-        self.ms = CALL_MS + MS_PER_BYTE * multiplied_bytes(graph)
+        size = multiplied_bytes(graph) if graph.exists() else path.with_suffix(".bin").stat().st_size
+        self.ms = CALL_MS + MS_PER_BYTE * size
         self.shapes = set()
         return self
 

@@ -21,6 +21,7 @@ COMMANDS = {
                "--serve", "--with-tokenizer", "--response-cache", "--keep", "--wait"],
     "run": ["--latency-ms", "--speedup", "--out", "--name", "--method", "--max-loss", "--force", "--wait"],
     "validate": ["PACKAGE", "--project", "--wait", "--json"],
+    "compare": ["--pruned", "--out", "--wait", "--json"],
     "inspect": ["WHAT", "--json"],
     "doctor": ["--json"],
     "client": ["URL", "MODEL", "--pair", "--image", "--json"],

@@ -119,7 +119,8 @@ def test_a_range_leaves_out_what_is_rare():
     low, high = range_of(values)
     assert high < 60
     wide, tight = (
-        np.square(rounded(torch.from_numpy(values), *limits).numpy() - values).sum() for limits in ((values.min(), 90.0), (low, high))
+        np.square(rounded(torch.from_numpy(values), *limits).numpy() - values).sum()
+        for limits in ((values.min(), 90.0), (low, high))
     )
     assert tight <= wide
     assert range_of(np.zeros(4)) == (0.0, 0.0)

@@ -1,4 +1,4 @@
-"""What people make of a model to have it faster without pruning: each is a graph, or another runtime, with usual settings."""
+"""What people make of a model to have it faster without pruning: another graph or runtime, with usual settings."""
 
 import contextlib
 import importlib.util
@@ -39,8 +39,8 @@ def contenders_of(project: Project) -> list[Contender]:
     if target.device == "gpu":
         names = ["onnxruntime"] + (["tensorrt"] if importlib.util.find_spec("tensorrt") else [])
         return [
-            Contender(f"{name} {precision}", _in_runtime(target.model_copy(update={"runtime": name, "precision": precision})))
-            for name in names for precision in ("fp32", "fp16")
+            Contender(f"{name} {each}", _in_runtime(target.model_copy(update={"runtime": name, "precision": each})))
+            for name in names for each in ("fp32", "fp16")
         ]  # fmt: skip
     ort = Target(threads=target.threads)
     found = [

@@ -12,6 +12,7 @@ from prune2deploy.data.splits import column, columns_of, read_split
 from prune2deploy.errors import InputError
 from prune2deploy.files import write_text
 from prune2deploy.tasks.base import LABELS_FILE, LOGITS, Arrays, Labels, Metrics, Run, Samples, Serving
+from prune2deploy.tasks.by_class import counts_of
 from prune2deploy.tasks.labels import LabelColumn, class_of_label, label_texts
 from prune2deploy.tasks.metrics import Accuracy, MacroF1, Matthews
 from prune2deploy.tasks.objectives import Categorical, Joint, Outputs

@@ -9,6 +9,7 @@ import numpy as np
 from prune2deploy.data.splits import column, columns_of, read_split
 from prune2deploy.errors import InputError
 from prune2deploy.tasks.base import LOGITS, Arrays, Labels, Metrics, RawSample, Run, Samples, Serving
+from prune2deploy.tasks.by_class import counts_of
 from prune2deploy.tasks.classification import class_names, guess_label, label_lines, write_labels
 from prune2deploy.tasks.entities import EntityF1
 from prune2deploy.tasks.labels import LabelColumn, class_of_label, label_texts

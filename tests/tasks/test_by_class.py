@@ -56,7 +56,7 @@ def test_what_is_as_good_as_lost(n, before, after, collapsed):
 
 
 def test_a_task_counts_its_own_answers(bert_dir, text_data, tmp_path):
-    model, task = tiny.loaded_task(tiny.make_project(bert_dir, text_data, "text-classification", tmp_path))
+    _, task = tiny.loaded_task(tiny.make_project(bert_dir, text_data, "text-classification", tmp_path))
     found = ByClass(task)
     assert found.names == list(tiny.TOPICS)
     logits = np.eye(3)[[0, 1, 1, 2]]
