@@ -21,7 +21,7 @@ from prune2deploy.exporting.stage import (
     with_check,
     write_report,
 )
-from prune2deploy.exporting.witnessed import witness_checks
+from prune2deploy.exporting.witnessed import comparable, witness_checks
 from prune2deploy.files import refuse_existing, staged_directory, write_text
 from prune2deploy.graphs.onnx_model import dense_onnx
 from prune2deploy.lock import alone
@@ -87,8 +87,8 @@ def export_folder(
         report = assess(subject, runtime, wall_seconds(record, subject.table, start), progress)
         tolerance = tolerance_of(project.target, record.plan)
         with progress.track("asking transformers' pipeline", 1) as advance:
-            engine = OnnxRuntime(Target()).load(graph)
-            checks = [onnx_check(graph), *witness_checks(subject, engine, tolerance, evaluation, None)]
+            with comparable(subject, OnnxRuntime(Target()).load(graph)) as engine:
+                checks = [onnx_check(graph), *witness_checks(subject, engine, tolerance, evaluation, None)]
             advance()
         for check in checks:
             report = with_check(report, check)

@@ -20,7 +20,7 @@ from prune2deploy.exporting.parts import (
     write_parts,
 )
 from prune2deploy.exporting.releases import release_named, server_check
-from prune2deploy.exporting.witnessed import refuse_unservable, witness_checks
+from prune2deploy.exporting.witnessed import comparable, refuse_unservable, witness_checks
 from prune2deploy.files import sha256_of, write_record, write_text
 from prune2deploy.graphs.files import copy_graph, move_graph, remove_graph
 from prune2deploy.graphs.fuse import GAIN, fuse, fused_dense
@@ -204,19 +204,20 @@ def judge(
 ) -> Report:
     """Check everything, and write the report and the manifest, which end the making of the version."""
     backend = BACKENDS[subject.project.backend]
-    graph = version / backend.graph
+    graph_file = version / backend.graph
     # the graph beside a plan is in float32; one that is served itself computes in the target's precision
     target = subject.project.target if backend.graph == backend.model else Target()
     tolerance = tolerance_of(target, subject.record.plan)
     report = assess(subject, runtime, seconds, progress)
-    checks = [onnx_check(graph), entry_check(staged, version.name, subject.name)]
-    plain, preprocessor = OnnxRuntime(Target()).load(graph), staged_preprocessor(parts[0]) if parts else None
-    if preprocessor:
-        run = torch_run(subject.pruned, subject.task)
-        checks += [raw_check(preprocessor, subject.task, plain, run, evaluation, tolerance), *part_checks(staged)]
-    with progress.track("asking transformers' pipeline", 1) as advance:
-        checks += witness_checks(subject, plain, tolerance, evaluation, preprocessor)
-        advance()
+    checks = [onnx_check(graph_file), entry_check(staged, version.name, subject.name)]
+    plain, preprocessor = OnnxRuntime(Target()).load(graph_file), staged_preprocessor(parts[0]) if parts else None
+    with comparable(subject, plain) as graph:
+        if preprocessor:
+            run = torch_run(subject.pruned, subject.task)
+            checks += [raw_check(preprocessor, subject.task, graph, run, evaluation, tolerance), *part_checks(staged)]
+        with progress.track("asking transformers' pipeline", 1) as advance:
+            checks += witness_checks(subject, graph, tolerance, evaluation, preprocessor)
+            advance()
     for check in [*checks, *server_checks(subject.project, runtime)]:
         report = with_check(report, check)
     write_report(report, version)

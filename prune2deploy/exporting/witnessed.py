@@ -1,19 +1,47 @@
 """What the outside witness says of a package: transformers' own pipeline, on raw samples."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from prune2deploy.config import Project
 from prune2deploy.errors import InputError, NotServableError
-from prune2deploy.runtimes.base import Engine
-from prune2deploy.tasks.base import Samples, Task
+from prune2deploy.models.input_rounding import exact_inputs
+from prune2deploy.runtimes.base import Arrays, Engine
+from prune2deploy.tasks.base import Run, Samples, Task
 from prune2deploy.tasks.predict import torch_run
-from prune2deploy.validation.assess import Subject
+from prune2deploy.validation.assess import Subject, rounds_by_call
 from prune2deploy.validation.record import Check
 from prune2deploy.validation.witness import TOLERANCE, Preprocessor, chain_of, preprocessor_of, reading, serving
 
 READ = "dense model as transformers' pipeline has it"
 PACKAGED = "package answers as transformers' pipeline"
+
+
+class PyTorch(Engine):
+    """A model in PyTorch in the place of an engine."""
+
+    def __init__(self, run: Run):
+        self._run = run
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """See Engine."""
+        return self._run(inputs)
+
+
+@contextmanager
+def comparable(subject: Subject, graph: Engine) -> Iterator[Engine]:
+    """While open, what raw samples are put through in the place of `graph`.
+
+    Where inputs are rounded by the range of a call, answers depend on padding and on the other samples, and no two ways to
+    one answer are alike: both sides are then the pruned model without that rounding.
+    """
+    if not rounds_by_call(subject.record.plan):
+        yield graph
+        return
+    with exact_inputs(subject.pruned):
+        yield PyTorch(torch_run(subject.pruned, subject.task))
 
 
 def refuse_unservable(project: Project, task: Task) -> None:

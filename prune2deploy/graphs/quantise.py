@@ -107,13 +107,13 @@ class Quantising:
         taken = node.input[0]
         key = (taken, "dynamic")
         if key not in self.inputs:
-            self.inputs[key] = tuple(f"{taken}_{part}" for part in ("whole", "scale", "zero"))
+            self.inputs[key] = tuple(f"{taken}_dynamic_{part}" for part in ("whole", "scale", "zero"))
             self._node("DynamicQuantizeLinear", [taken], *self.inputs[key])
         whole, input_scale, zero = self.inputs[key]
-        self._node("MatMulInteger", [whole, codes, zero], f"{result}_whole", name=node.name)
-        self._node("Cast", [f"{result}_whole"], f"{result}_float", to=1)
-        self._node("Mul", [input_scale, scale], f"{result}_scale")
-        self._node("Mul", [f"{result}_float", f"{result}_scale"], result)
+        self._node("MatMulInteger", [whole, codes, zero], f"{result}_integers", name=node.name)
+        self._node("Cast", [f"{result}_integers"], f"{result}_unscaled", to=1)
+        self._node("Mul", [input_scale, scale], f"{result}_of_both")
+        self._node("Mul", [f"{result}_unscaled", f"{result}_of_both"], result)
 
     def _static(self, node: "onnx.NodeProto", name: str, weight: np.ndarray, rounding: Rounding, result: str) -> None:
         codes, scale = self._codes(name, weight, rounding)
@@ -121,7 +121,7 @@ class Quantising:
         taken, grid = node.input[0], rounding.input_grid()
         key = (taken, *grid)
         if key not in self.inputs:
-            mark = f"{taken}_{len(self.inputs)}"
+            mark = f"{taken}_static{len(self.inputs)}"
             step, zero = self._add(f"{mark}_step", np.asarray(grid[0])), self._add(f"{mark}_zero", np.uint8(grid[1]))
             self._node("QuantizeLinear", [taken, step, zero], f"{mark}_whole")
             self._node("DequantizeLinear", [f"{mark}_whole", step, zero], f"{mark}_rounded")

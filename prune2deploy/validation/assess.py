@@ -94,8 +94,7 @@ def assess(subject: Subject, runtime: Runtime, seconds: dict[str, float], progre
     workload = workload_of(subject.project, subject.task, evaluation)
     # a session that has run other shapes stays up to 3 % slower: what is timed, here as in `prune`, has run nothing yet
     engines = engines_of(subject, runtime)
-    in_less = dense_in_less(subject, runtime)
-    timings = time_workload({**engines, **in_less}, workload, progress, "measuring dense and pruned", ROUNDS)
+    timings = time_workload(engines, workload, progress, "measuring dense and pruned", ROUNDS)
 
     record, provenance = subject.record, subject.record.provenance
     limit = subject.budget.limit_ms(timings[DENSE].ms) if subject.budget.timed else None
@@ -106,6 +105,11 @@ def assess(subject: Subject, runtime: Runtime, seconds: dict[str, float], progre
         checks.append(loss_check(scores[DENSE], scores[PRUNED], lost, subject.max_loss))
         if doubt := lost.doubt(subject.max_loss):
             warnings.append(f"{checks[-1].name}: {doubt}")
+    if numerics.batch_difference:
+        warnings.append(
+            "int8-dynamic rounds by the range of all that is in a batch: the same sample alone and among others gives "
+            f"outputs that differ by up to {numerics.batch_difference:.2g} (--precision int8 has fixed ranges)"
+        )
     predicted = None
     if provenance.predicted_ms is not None and subject.table is not None:
         predicted = provenance.predicted_ms * timings[DENSE].ms / subject.table.dense_ms
@@ -125,7 +129,7 @@ def assess(subject: Subject, runtime: Runtime, seconds: dict[str, float], progre
         metric_dense=metric_record(scores[DENSE]), metric_pruned=metric_record(scores[PRUNED]),
         lost=LossRecord(points=lost.points, standard_error=lost.standard_error),
         classes=[ClassRecord(name=c.name, n=c.n, dense=c.before, pruned=c.after) for c in changed],
-        dense_in_less={name: timings[name].ms for name in in_less},
+        dense_in_less=dense_in_less(subject, runtime, workload, progress),
         latency_dense=latency_record(subject.project, timings[DENSE]),
         latency_pruned=latency_record(subject.project, timings[PRUNED]),
         speedup=timings[DENSE].ms / timings[PRUNED].ms, predicted_ms=predicted,
@@ -155,8 +159,23 @@ def engines_of(subject: Subject, runtime: Runtime) -> dict[str, Engine]:
     return {DENSE: runtime.build(subject.dense_onnx), PRUNED: runtime.load(subject.artifact)}
 
 
-def dense_in_less(subject: Subject, runtime: Runtime) -> dict[str, Engine]:
-    """The dense model with every block in a lower precision that the latency table has, by its name: for its time alone."""
+def dense_in_less(
+    subject: Subject, runtime: Runtime, workload: list[tuple[WorkloadPoint, Arrays]], progress: Progress
+) -> dict[str, float]:
+    """Milliseconds of the dense model with every block in a lower precision that the latency table has, by its name.
+
+    In a run of their own beside the dense engine: a third engine changes by some percent what the other two take.
+    """
+    engines = engines_in_less(subject, runtime)
+    if not engines:
+        return {}
+    engines[DENSE] = runtime.build(subject.dense_onnx)
+    timings = time_workload(engines, workload, progress, "measuring the dense model in lower precision")
+    return {name: timing.ms for name, timing in timings.items() if name != DENSE}
+
+
+def engines_in_less(subject: Subject, runtime: Runtime) -> dict[str, Engine]:
+    """The dense model with every block in a lower precision that the latency table has: for its time alone."""
     table, blocks = subject.table, blocks_of(subject.dense)
     everything = {block: range(block.units) for block in blocks}
     found: dict[str, Engine] = {}
@@ -198,13 +217,17 @@ def compare_outputs(subject: Subject, engine: Engine, evaluation: Samples) -> tu
     tolerance = tolerance_of(target, subject.record.plan)
     checks.append(equality_check(name, batched, wanted, tolerance))
     lengths = "sequence" in task.axis_limits()
-    check = equality_check("any batch, any length" if lengths else "any batch", alone, wanted, tolerance)
+    lonely = wanted
+    if rounds_by_call(subject.record.plan):  # what a sample becomes then depends on those beside it
+        lonely = outputs_of(torch_run(subject.pruned, task), task, some, batch_size=1)
+    check = equality_check("any batch, any length" if lengths else "any batch", alone, lonely, tolerance)
     how = "each sample alone" + (" at its own length" if lengths else "")
     checks.append(check.model_copy(update={"detail": f"{check.detail}, {how}"}))
     agreement = float((task.predictions(wanted) == task.predictions(dense)).mean())
     apart = np.concatenate([np.abs(wanted[name].values - each.values).ravel() for name, each in dense.items()])
     return Numerics(
-        samples=len(some), onnx_max_error=float(np.max([difference_of(batched, wanted), difference_of(alone, wanted)])),
+        samples=len(some), onnx_max_error=float(np.max([difference_of(batched, wanted), difference_of(alone, lonely)])),
+        batch_difference=difference_of(wanted, lonely),
         tolerance=tolerance * max(1.0, largest), largest_logit=largest,
         dense_mean_difference=float(apart.mean()), same_prediction=agreement,
     ), checks  # fmt: skip
@@ -214,6 +237,11 @@ def tolerance_of(target: Target, plan: Plan) -> float:
     """How far an engine of `plan` may be from PyTorch, as a share of the largest output."""
     rounds = any(FORMATS[precision].by_integers for precision in plan.precisions.values())
     return max(TOLERANCES[target.own_precision], ROUNDED if rounds else 0.0)
+
+
+def rounds_by_call(plan: Plan) -> bool:
+    """Whether inputs are rounded by the range that they have in a call, with all samples in it."""
+    return any(FORMATS[precision].inputs == "dynamic" for precision in plan.precisions.values())
 
 
 def equality_check(name: str, outputs: Outputs, wanted: Outputs, tolerance: float) -> Check:

@@ -72,6 +72,7 @@ class Numerics(Record):
     tolerance: float
     largest_logit: float
     dense_mean_difference: float
+    batch_difference: float = Field(0.0, description="of a sample alone and in a batch, where rounding depends on the batch")
     same_prediction: float = Field(ge=0, le=1, description="share of samples that dense and pruned agree on")
 
 
@@ -108,7 +109,7 @@ class Report(Record):
     latency_pruned: EngineLatency
     speedup: float = Field(description="dense over pruned, from one interleaved run")
     dense_in_less: dict[str, float] = Field(
-        default_factory=dict, description="milliseconds of the dense model with all blocks in a lower precision, same run"
+        default_factory=dict, description="milliseconds of the dense model with all blocks in a lower precision"
     )
     predicted_ms: float | None = Field(None, description="by the table, scaled to the dense latency of this run")
     prediction_error: float | None = None

@@ -42,7 +42,8 @@ def rounding_losses(calibration: Calibration, precisions: Iterable[str], narrow:
     batches = every[:: max(1, len(every) // BATCHES)]
     found, samples = dict.fromkeys(wanted, 0.0), 0
     with calibration.progress.track("measuring what rounding loses", len(batches)) as advance:
-        for indices, batch, passed in passes(calibration, batches):
+        for each in batches:
+            [(indices, batch, passed)] = passes(calibration, [each])  # to its end: what follows runs the model, too
             samples += len(indices)
             inputs = batch.tensors(calibration.model.device)
             calls: dict[str, list[LayerCall]] = {}
@@ -54,7 +55,6 @@ def rounding_losses(calibration: Calibration, precisions: Iterable[str], narrow:
                     error = error_of(layer, block, precision, narrow, call, len(indices))
                     priced = (error * gradients).sum(-1)[batch.counted(gradients)]
                     found[block, precision] += 0.5 * float(priced.double().square().sum())
-            passed.clear()
             advance()
     return {key: total / samples for key, total in found.items()}
 
