@@ -1,7 +1,7 @@
 """Prune a fine-tuned Transformer to a measured latency budget and carry it, validated, into production.
 
-The verbs of the command line as functions: `profile`, `prune`, `frontier`, `export`, `validate`, `run`, and `load`, which
-brings a pruned model back. They are imported when first used, so that importing the package costs nothing.
+The verbs of the command line as functions: `profile`, `prune`, `frontier`, `export`, `validate`, `run`, `compare`, and
+`load`, which brings a pruned model back. They are imported when first used, so that importing the package costs nothing.
 """
 
 from importlib import import_module
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from prune2deploy.budget import Budget
     from prune2deploy.closed_loop import run
+    from prune2deploy.comparison.stage import compare
     from prune2deploy.config import Project, load_project
     from prune2deploy.exporting.recheck import validate
     from prune2deploy.exporting.stage import export
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Budget", "Project", "bench", "check_repository", "export", "frontier", "init", "load", "load_project", "profile",
-    "prune", "rollback", "run", "validate",
+    "Budget", "Project", "bench", "check_repository", "compare", "export", "frontier", "init", "load", "load_project",
+    "profile", "prune", "rollback", "run", "validate",
 ]  # fmt: skip
 
 _HOMES = {
@@ -33,6 +34,7 @@ _HOMES = {
     "Project": "config",
     "bench": "serving.bench",
     "check_repository": "repository.check",
+    "compare": "comparison.stage",
     "export": "exporting.stage",
     "frontier": "frontiers.stage",
     "init": "initialise",

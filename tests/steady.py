@@ -61,7 +61,7 @@ class Steady:
     """Runs for real, so that graphs and inputs must fit; as on a real machine, padding costs time, and so does a past."""
 
     def begin(self, path):
-        graph = path if path.suffix == ".onnx" else path.parent / "onnx" / "model.onnx"
+        graph = path.parent / "onnx" / "model.onnx" if path.suffix == ".xml" else path
         size = multiplied_bytes(graph) if graph.exists() else path.with_suffix(".bin").stat().st_size
         self.ms = CALL_MS + MS_PER_BYTE * size
         self.shapes = set()

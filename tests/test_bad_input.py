@@ -353,7 +353,7 @@ def test_options_that_cannot_be_meant(here, project, bert_dir, text_data):
         (["--batch", 2, "--batch", 2], "batch 2 × 8 is given twice"),
     ):  # fmt: skip
         refuses(here, ["profile", *options], problem)
-    refuses(here, [*PRUNE, "--method", "magic"], "unknown method 'magic'; known are: fisher, k-prune, kwon")
+    refuses(here, [*PRUNE, "--method", "magic"], "unknown method 'magic'; known are: fisher, hawq, k-prune, kwon")
 
 
 def test_validating_what_is_no_package(work_pruned):

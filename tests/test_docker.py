@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
 from prune2deploy.cli import app
@@ -14,7 +15,7 @@ from prune2deploy.exporting.releases import RELEASES
 ROOT = Path(__file__).parent.parent
 DOCKER = ROOT / "docker"
 FILES = sorted(DOCKER.glob("*.Dockerfile"))
-COMMANDS = {command.name or command.callback.__name__: command for command in app.registered_commands}
+COMMANDS = typer.main.get_command(app).commands
 
 
 def instructions(path):

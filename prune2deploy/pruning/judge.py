@@ -80,11 +80,12 @@ class Stages:
             advance()
         score, lost = score_of(metric, self.evaluation), loss_between(self.metric, metric)
         kept = asked_for or divergence <= self.best * (1 + ROUNDING)
-        notes = [*state.notes, *(str(change) for change in classes.against(self.classes) if change.collapsed)]
+        notes = list(state.notes)
         if kept:
             self.best = divergence
         else:
             notes.append(f"not kept: on held-out samples the divergence rose from {self.best:.3g} to {divergence:.3g}")
+        notes += [str(change) for change in classes.against(self.classes) if change.collapsed]
         self.results.append(StageResult(
             stage=stage, score=score.value, standard_error=score.standard_error, metric=score.metric, n=score.n,
             lost_standard_error=lost.standard_error, reconstruction_error=error, divergence=divergence, logit_scale=scale,

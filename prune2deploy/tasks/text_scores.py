@@ -124,6 +124,10 @@ class TextScores(TextClassification):
         """See Task: relevance is no score that a model should give."""
         return None if labels.ndim == 2 else super().targets(labels)
 
+    def classes(self) -> list[str]:
+        """See Task: a score is in no class."""
+        return []
+
     def predictions(self, outputs: Outputs) -> np.ndarray:
         """The number of each sample."""
         return outputs[LOGITS].values[:, 0]

@@ -111,7 +111,7 @@ def test_tensorrt_entry_replays_graphs_of_the_workload(tmp_path):
     save_graph(entry / "1" / "onnx" / "model.onnx", [IDS, MASK], [LOGITS])
     warmups = [write_warmup(entry, "two", text_batch()), write_warmup(entry, "four", text_batch(4, 7))]
     write_config(entry, model_config(
-        "trt", [IDS, MASK], [LOGITS], max_batch_size=8, parameters=ort(1), warmups=warmups, device="gpu", backend="tensorrt",
+        "trt", [IDS, MASK], [LOGITS], max_batch_size=8, parameters={}, warmups=warmups, device="gpu", backend="tensorrt",
         profiles=3,
     ))  # fmt: skip
     assert check_entry(entry, "1") == ["1/model.plan: no such file, but config.pbtxt is for it"]
