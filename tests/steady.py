@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from prune2deploy import provenance
 from prune2deploy.cli import app
 from prune2deploy.errors import UnstableMeasurementError
-from prune2deploy.profiling import additivity, sweep
+from prune2deploy.profiling import additivity, stacks, sweep
 from prune2deploy.pruning.workbench import Workbench
 from prune2deploy.runtimes import openvino, workload
 from prune2deploy.runtimes.measure import Timing
@@ -138,6 +138,7 @@ def install(monkeypatch):
     for name in ("FITTED", "MIXED"):
         monkeypatch.setattr(additivity, name, 0)  # times that add up exactly need no fit
     monkeypatch.setattr(additivity, "UNSEEN", 1)
+    monkeypatch.setattr(stacks, "LAYERS", 1)  # nor layers that come again
     return found
 
 
