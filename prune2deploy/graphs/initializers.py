@@ -4,6 +4,7 @@ The exporter stores the weight of a product transposed, under a name of its own.
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,17 @@ def places_of(graph: "onnx.GraphProto", module: "nn.Module") -> dict[str, Place]
         elif array.ndim == 2 and (here := by_content.get(digest_of(array.T))) is not None:
             found[name] = Place(here, True)
     return found
+
+
+def set_nodes_(graph: "onnx.GraphProto", nodes: "Iterable[onnx.NodeProto]") -> None:
+    """Give `graph`, in place, these nodes, and drop the initializers that none of them reads."""
+    made = list(nodes)
+    del graph.node[:]
+    graph.node.extend(made)
+    used = {name for node in made for name in node.input}
+    kept = [entry for entry in graph.initializer if entry.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def digest_of(array: np.ndarray) -> bytes:

@@ -13,6 +13,7 @@ import numpy as np
 from prune2deploy.config import Precision
 from prune2deploy.errors import CheckFailedError
 from prune2deploy.graphs.files import save_graph
+from prune2deploy.graphs.initializers import set_nodes_
 
 if TYPE_CHECKING:
     import onnx
@@ -73,12 +74,7 @@ class Casting:
         outputs = {value.name for value in self.graph.output}
         for node in self.graph.node:
             self._place(node, outputs)
-        del self.graph.node[:]
-        self.graph.node.extend(self.nodes)
-        used = {name for node in self.nodes for name in node.input}
-        kept = [entry for entry in self.graph.initializer if entry.name in used]
-        del self.graph.initializer[:]
-        self.graph.initializer.extend(kept)
+        set_nodes_(self.graph, self.nodes)
         del self.graph.value_info[:]
 
     def _place(self, node: "onnx.NodeProto", outputs: set[str]) -> None:

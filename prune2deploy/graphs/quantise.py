@@ -12,7 +12,7 @@ import numpy as np
 
 from prune2deploy.errors import CheckFailedError
 from prune2deploy.graphs.files import save_graph
-from prune2deploy.graphs.initializers import Place, places_of
+from prune2deploy.graphs.initializers import Place, places_of, set_nodes_
 from prune2deploy.precisions import Rounding, grouped, level_factors
 
 if TYPE_CHECKING:
@@ -78,12 +78,7 @@ class Quantising:
                 continue
             self._place(node, name)
             done.add(name)
-        del self.graph.node[:]
-        self.graph.node.extend(self.nodes)
-        used = {name for node in self.nodes for name in node.input}
-        kept = [entry for entry in self.graph.initializer if entry.name in used]
-        del self.graph.initializer[:]
-        self.graph.initializer.extend(kept)
+        set_nodes_(self.graph, self.nodes)
         return done
 
     def _place(self, node: "onnx.NodeProto", name: str) -> None:

@@ -57,20 +57,23 @@ def output_projection(model: "PreTrainedModel", block: "Block") -> Projection:
 
 def modules_of(layer: "nn.Module", block: "Block") -> "list[nn.Linear | nn.Conv2d]":
     """The Linear modules and convolutions that `block` is made of, its output projection last."""
-    from torch import nn
-
-    found = dict(layer.named_modules())
-    return [module for path in block.parts if isinstance(module := found.get(path), nn.Linear | nn.Conv2d)]
+    return list(_parts_of(layer, block).values())
 
 
 def linears_of(layer: "nn.Module", block: "Block") -> "dict[str, nn.Linear]":
     """The linear layers that `block` is made of, its output projection last, by their paths; none where others are, too."""
     from torch import nn
 
-    found = dict(layer.named_modules())
-    parts = {path: found[path] for path in block.parts if isinstance(found.get(path), nn.Linear | nn.Conv2d)}
+    parts = _parts_of(layer, block)
     linear = {path: module for path, module in parts.items() if isinstance(module, nn.Linear)}
     return linear if len(linear) == len(parts) else {}
+
+
+def _parts_of(layer: "nn.Module", block: "Block") -> "dict[str, nn.Linear | nn.Conv2d]":
+    from torch import nn
+
+    found = dict(layer.named_modules())
+    return {path: module for path in block.parts if isinstance(module := found.get(path), nn.Linear | nn.Conv2d)}
 
 
 def rows_in(module: "nn.Module", given: "torch.Tensor", samples: int) -> "torch.Tensor":
